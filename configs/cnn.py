@@ -1,0 +1,19 @@
+"""The textbook CNN: one convolution, one pool, one dense layer. 308,426 parameters.
+
+Run       python main.py --config=configs/cnn.py              (the embedded digits)
+          python main.py --config=configs/cnn.py:cifar10      (any tfds name, or a path)
+"""
+
+import ml_collections
+
+from imgclass import config as config_lib
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """Returns the config; `arg` is the data: a tfds name or a path."""
+    config = config_lib.defaults()
+    config.data.name = arg or "digits"
+    config.optim.eps = 1e-7
+    config.optim.eps_hat = True  # Keras's Adam
+    config.eval.final_test = True
+    return config

@@ -1,0 +1,242 @@
+"""Checkpoints: a step counts only when its arrays and a manifest of their digests are on disk.
+
+Layout, under `<run>/checkpoints/`:
+
+    0000000405/arrays/         written by Orbax
+    0000000405/manifest.json   written last: a digest of every file in arrays/, and the record
+
+Saving copies the arrays off the device and returns; a thread finishes the writing. `restore`
+checks the digests first, because Orbax alone restores flipped bits without a word, and falls back
+to the newest good step. Nothing here knows models or configs.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import shutil
+import threading
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from imgclass import parallel
+from imgclass.errors import UserError
+
+logger = logging.getLogger(__name__)
+MANIFEST = "manifest.json"
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, folder: pathlib.Path, keep: int = 2):
+        """Args: folder, made when first saved to; keep, the newest steps kept besides the best."""
+        self._folder, self._keep = pathlib.Path(folder).absolute(), keep
+        self._saver: ocp.StandardCheckpointer | None = None
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except UserError:
+            if kind is None:  # an error already on its way is the one to report
+                raise
+
+    def steps(self) -> list[int]:
+        """Returns the finished steps, ascending; their digests are not checked here."""
+        if not self._folder.is_dir():
+            return []
+        names = [p.name for p in self._folder.iterdir() if (p / MANIFEST).is_file()]
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def save(self, step: int, state: Any, record: dict[str, Any], best: int | None) -> None:
+        """Starts saving; waits only for the previous save and the copy off the device.
+
+        Args:
+          step: updates done.
+          state: tree of arrays.
+          record: plain data stored beside them; comes back from `restore`.
+          best: the step to keep whatever its age.
+
+        Raises:
+          UserError: if this save could not start or the previous one failed.
+        """
+        self.wait()
+        target = self._path(step)
+        try:
+            if jax.process_index() == 0:
+                shutil.rmtree(target, ignore_errors=True)  # what a killed save left
+                target.mkdir(parents=True)
+            parallel.agree(f"save {step}")
+            if self._saver is None:
+                self._saver = ocp.StandardCheckpointer()
+            self._saver.save(target / "arrays", _named(state))
+        except (OSError, ValueError) as error:
+            raise _save_failed(target, error) from error
+
+        def finish() -> None:
+            try:
+                assert self._saver is not None
+                self._saver.wait_until_finished()
+                if jax.process_index() == 0:
+                    _write_manifest(target, step, record)
+                    self._prune(best)
+            except BaseException as error:
+                self._error = error
+
+        self._thread = threading.Thread(target=finish, name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Waits for the save under way. Raises UserError if it failed."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise _save_failed(self._folder, error) from error
+
+    def close(self) -> None:
+        """Waits for the save under way and frees Orbax's threads."""
+        try:
+            self.wait()
+        finally:
+            if self._saver is not None:
+                self._saver.close()
+                self._saver = None
+
+    def restore(self, like: Any, step: int | None = None) -> tuple[Any, dict[str, Any]] | None:
+        """Returns (state, record) of `step`, or of the newest good step; None if there is none.
+
+        Args:
+          like: tree of jax.ShapeDtypeStruct with shardings, which may differ from those saved.
+          step: a finished step; it alone is tried.
+
+        Raises:
+          UserError: if steps were finished but none is intact, or arrays do not fit `like`.
+        """
+        steps = self.steps() if step is None else [step]
+        for candidate in reversed(steps):
+            found = verify(self._path(candidate))
+            if isinstance(found, str):
+                logger.warning("checkpoint of step %d is damaged: %s", candidate, found)
+                continue
+            if candidate != steps[-1]:
+                logger.warning("going back to the newest intact checkpoint, step %d", candidate)
+            state = _read(self._path(candidate) / "arrays", like)
+            return state, found["record"]
+        if steps:
+            raise UserError(
+                f"{self._folder}: every checkpoint is damaged (steps {', '.join(map(str, steps))})"
+                ". Not starting over by itself: restore the files, or use a new --workdir"
+            )
+        return None
+
+    def _path(self, step: int) -> pathlib.Path:
+        return self._folder / f"{step:010d}"
+
+    def _prune(self, best: int | None) -> None:
+        steps = self.steps()
+        for step in set(steps) - set(steps[-self._keep :]) - {best}:
+            path = self._path(step)
+            # Without its manifest a step no longer counts, so dying half-way loses nothing.
+            (path / MANIFEST).unlink()
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def verify(path: pathlib.Path) -> dict[str, Any] | str:
+    """Checks one step against its manifest.
+
+    Returns:
+      The manifest if every file is as it was written, or else a sentence that says what is not.
+    """
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        claimed = manifest.pop("digest")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        return f"{path / MANIFEST} cannot be read ({error})"
+    if claimed != _digest_of(manifest):
+        return f"{path / MANIFEST} was altered"
+    try:
+        present = _file_digests(path / "arrays")
+    except OSError as error:
+        return f"{path}: {error}"
+    for name in sorted(manifest["files"].keys() | present.keys()):
+        if name not in present:
+            return f"{path / 'arrays' / name} is missing"
+        if manifest["files"].get(name) != present[name]:
+            return f"{path / 'arrays' / name} was altered"
+    return manifest
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Writes a file so that a reader, or a crash, sees the old text or the new, never a part."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _write_manifest(target: pathlib.Path, step: int, record: dict[str, Any]) -> None:
+    manifest = {"step": step, "record": record, "files": _file_digests(target / "arrays")}
+    text = json.dumps(manifest | {"digest": _digest_of(manifest)}, indent=1)
+    write_atomically(target / MANIFEST, text)
+
+
+def _digest_of(manifest: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _file_digests(folder: pathlib.Path) -> dict[str, str]:
+    digests = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+        digests[path.relative_to(folder).as_posix()] = digest
+    return digests
+
+
+def _save_failed(path: pathlib.Path, error: BaseException) -> UserError:
+    words = str(error).strip().splitlines() or [type(error).__name__]
+    return UserError(
+        f"{path}: the checkpoint could not be written ({words[0]}). Earlier checkpoints are "
+        "kept; make room or mend the disk, then run the same command to go on"
+    )
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    """Returns {'params.conv.kernel': array}: names that outlive changes of container types."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _read(folder: pathlib.Path, like: Any) -> Any:
+    wanted = _named(like)
+    with ocp.StandardCheckpointer() as reader:
+        stored = dict(reader.metadata(folder).item_metadata)
+        wrong = [f"{name}: not in the checkpoint" for name in wanted.keys() - stored.keys()]
+        wrong += [f"{name}: not in this model" for name in stored.keys() - wanted.keys()]
+        wrong += [
+            f"{name}: {_form(stored[name])} in the checkpoint, {_form(wanted[name])} here"
+            for name in wanted.keys() & stored.keys()
+            if _form(stored[name]) != _form(wanted[name])
+        ]
+        if wrong:
+            raise UserError("\n".join([f"{folder} holds other arrays:", *sorted(wrong)]))
+        arrays = reader.restore(folder, wanted)
+    leaves, treedef = jax.tree_util.tree_flatten(like)
+    assert len(leaves) == len(arrays)
+    return jax.tree_util.tree_unflatten(treedef, [arrays[name] for name in wanted])
+
+
+def _form(leaf: Any) -> str:
+    return f"{leaf.dtype}{list(leaf.shape)}"

@@ -1,0 +1,242 @@
+"""Feeds: batches of a training step, from memory or decoded ahead; batches of an evaluation.
+
+Both training feeds give bit-identical batches for a step, because both take the examples from
+`order.batch_indices` and the pixels from `Preprocess.load`. A batch on the device is
+`{'image': u8[B,H,W,C], 'label': i32[B], 'index': i64[B] (i32 on the device), 'mask': bool[B]}`,
+rows sharded over the mesh. No augmentation and no scaling here.
+"""
+
+import collections
+import concurrent.futures
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from imgclass.data import decode, order
+from imgclass.data.preprocess import Preprocess
+from imgclass.data.source import Indices, Split
+from imgclass.errors import UserError
+
+HostBatch = dict[str, np.ndarray]
+Put = Callable[[HostBatch], dict]  # local rows on the host -> the global batch on the devices
+
+
+def thread_count(wanted: int) -> int:
+    """Returns `wanted`, or one thread a core this process may use."""
+    return wanted or len(os.sched_getaffinity(0))
+
+
+def load_examples(
+    split: Split, indices: Indices, preprocess: Preprocess, size: tuple[int, int]
+) -> np.ndarray:
+    """Reads, decodes and resizes examples.
+
+    Returns:
+      uint8[len(indices), H, W, C].
+
+    Raises:
+      UserError: naming the first example that is not a whole picture.
+    """
+    images = np.empty((len(indices), *size, preprocess.channels), np.uint8)
+    for row, record in enumerate(split.read(indices)):
+        try:
+            images[row] = preprocess.load(record.image, size)
+        except decode.BadImage as bad:
+            raise UserError(
+                f"{record.name} ({split.name}): {bad}. Mend or remove it, or leave bad pictures "
+                "out with --config.data.bad_files=skip"
+            ) from bad
+    return images
+
+
+def load_all(
+    split: Split, preprocess: Preprocess, size: tuple[int, int], threads: int = 0
+) -> np.ndarray:
+    """Returns the whole split decoded, uint8[n, H, W, C]."""
+    images = np.empty((len(split), *size, preprocess.channels), np.uint8)
+    chunk = 256
+
+    def fill(start: int) -> None:
+        indices = range(start, min(start + chunk, len(split)))
+        images[indices.start : indices.stop] = load_examples(split, indices, preprocess, size)
+
+    with concurrent.futures.ThreadPoolExecutor(thread_count(threads)) as pool:
+        for done in pool.map(fill, range(0, len(split), chunk)):
+            assert done is None
+    return images
+
+
+class StreamFeed:
+    """Decodes ahead on host threads; memory is bounded by `prefetch` batches."""
+
+    def __init__(
+        self,
+        split: Split,
+        preprocess: Preprocess,
+        size: tuple[int, int],
+        *,
+        seed: int,
+        batch_size: int,
+        rows: np.ndarray,
+        put: Put,
+        threads: int = 0,
+        prefetch: int = 4,
+    ):
+        """Args are those of `order.batch_indices`, and `rows`: this process's global rows."""
+        self._split, self._preprocess, self._size = split, preprocess, size
+        self._seed, self._batch_size, self._rows, self._put = seed, batch_size, rows, put
+        workers = thread_count(threads)
+        self._ahead = max(prefetch, workers)
+        self._pool = concurrent.futures.ThreadPoolExecutor(workers, "decode")
+        self._pending: collections.deque[tuple[int, concurrent.futures.Future]] = (
+            collections.deque()
+        )
+        self.wait_seconds = 0.0
+
+    def _load(self, step: int) -> HostBatch:
+        every = order.batch_indices(self._seed, len(self._split), self._batch_size, step)
+        indices = every[self._rows]
+        images = load_examples(self._split, indices, self._preprocess, self._size)
+        return _host_batch(images, self._split.labels[indices], indices)
+
+    def batch(self, step: int) -> dict:
+        """Returns the global batch of `step`; the next ones are being decoded meanwhile."""
+        if self._pending and self._pending[0][0] != step:
+            self._drop_pending()
+        first = self._pending[-1][0] + 1 if self._pending else step
+        for later in range(first, step + self._ahead):
+            self._pending.append((later, self._pool.submit(self._load, later)))
+        start = time.perf_counter()
+        host = self._pending.popleft()[1].result()
+        self.wait_seconds += time.perf_counter() - start
+        return self._put(host)
+
+    def _drop_pending(self) -> None:
+        while self._pending:
+            self._pending.popleft()[1].cancel()
+
+    def close(self) -> None:
+        """Stops the threads; batches being decoded are dropped."""
+        self._drop_pending()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class ResidentFeed:
+    """Keeps the decoded split on the device; a batch is a gather there."""
+
+    def __init__(
+        self,
+        split: Split,
+        preprocess: Preprocess,
+        size: tuple[int, int],
+        *,
+        seed: int,
+        batch_size: int,
+        put_all: Callable[[HostBatch], dict],
+        take: Callable[[dict, np.ndarray], dict],
+        threads: int = 0,
+    ):
+        """Loads the split.
+
+        Args:
+          split: the training split.
+          preprocess: how pictures are prepared.
+          size: height and width on the wire.
+          seed: as for `order.batch_indices`.
+          batch_size: global rows a step.
+          put_all: places a host dict on the devices, whole on each.
+          take: gathers rows: (placed dict, int64[B]) -> global batch.
+          threads: that decode; 0 is one a core.
+        """
+        self._n, self._seed, self._batch_size, self._take = len(split), seed, batch_size, take
+        images = load_all(split, preprocess, size, threads)
+        self.examples = put_all({"image": images, "label": np.asarray(split.labels, np.int32)})
+        self.wait_seconds = 0.0
+
+    def indices(self, step: int, count: int = 1) -> np.ndarray:
+        """Returns int32[count, B]: the examples of `count` steps from `step`."""
+        return np.stack(
+            [
+                order.batch_indices(self._seed, self._n, self._batch_size, step + i)
+                for i in range(count)
+            ]
+        ).astype(np.int32)
+
+    def batch(self, step: int) -> dict:
+        """Returns the global batch of `step`."""
+        return self._take(self.examples, self.indices(step)[0])
+
+    def close(self) -> None:
+        """Nothing to stop."""
+
+
+class EvalFeed:
+    """Every example of a split once, in order; the last batch padded and masked."""
+
+    def __init__(
+        self,
+        split: Split,
+        preprocess: Preprocess,
+        *,
+        batch_size: int,
+        rows: np.ndarray,
+        put: Put,
+        threads: int = 0,
+        resident_bytes: int = 0,
+    ):
+        """As `StreamFeed`; the decoded split is kept in host memory if it fits resident_bytes."""
+        self._split, self._preprocess, self._batch_size = split, preprocess, batch_size
+        self._rows, self._put, self._threads = rows, put, thread_count(threads)
+        height, width = preprocess.image_size
+        fits = len(split) * height * width * preprocess.channels <= resident_bytes
+        self._cache: np.ndarray | None = None
+        self._keep = fits
+
+    def __len__(self) -> int:
+        return -(-len(self._split) // self._batch_size)
+
+    def _load(self, number: int) -> HostBatch:
+        indices = number * self._batch_size + self._rows
+        mask = indices < len(self._split)
+        real = indices[mask]
+        size = self._preprocess.image_size
+        images = np.zeros((len(indices), *size, self._preprocess.channels), np.uint8)
+        if self._cache is not None:
+            images[mask] = self._cache[real]
+        elif len(real):
+            images[mask] = load_examples(self._split, real, self._preprocess, size)
+        labels = np.zeros(len(indices), np.int32)
+        labels[mask] = self._split.labels[real]
+        return _host_batch(images, labels, np.where(mask, indices, 0), mask)
+
+    def __iter__(self) -> Iterator[dict]:
+        if self._keep and self._cache is None:
+            self._cache = load_all(
+                self._split, self._preprocess, self._preprocess.image_size, self._threads
+            )
+        numbers = iter(range(len(self)))
+        with concurrent.futures.ThreadPoolExecutor(self._threads, "decode") as pool:
+            pending: collections.deque = collections.deque()
+            try:
+                for number in numbers:
+                    pending.append(pool.submit(self._load, number))
+                    if len(pending) > self._threads:
+                        yield self._put(pending.popleft().result())
+                while pending:
+                    yield self._put(pending.popleft().result())
+            finally:
+                for future in pending:
+                    future.cancel()
+
+
+def _host_batch(
+    images: np.ndarray, labels: np.ndarray, indices: np.ndarray, mask: np.ndarray | None = None
+) -> HostBatch:
+    return {
+        "image": images,
+        "label": np.asarray(labels, np.int32),
+        "index": np.asarray(indices, np.int32),
+        "mask": np.ones(len(labels), bool) if mask is None else mask,
+    }

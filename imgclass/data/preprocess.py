@@ -1,0 +1,106 @@
+"""The one road from a picture to what the model sees, for training, evaluation and prediction.
+
+`load` runs on the host and ends in uint8; `to_unit` and `standardize` run on the device. A run
+stores what it used (`to_json`), so a picture met years later is treated the same. No augmentation.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from PIL import Image
+
+from imgclass.data import decode
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocess:
+    """How pictures are prepared; fields are the config keys `data.*` of the same names."""
+
+    image_size: tuple[int, int]
+    channels: int = 3
+    resize: str = "stretch"
+    crop_fraction: float = 1.0
+    interpolation: str = "bilinear"
+    pad_value: int = 0
+    max_pixels: int = 89_478_485
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def load(self, image: bytes | np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
+        """Decodes and resizes one picture.
+
+        Args:
+          image: an encoded file, or uint8[h, w] or uint8[h, w, 1 or 3].
+          size: height and width to make; `image_size` if None.
+
+        Returns:
+          uint8[H, W, channels].
+
+        Raises:
+          decode.BadImage: if the bytes are not a whole picture.
+        """
+        if isinstance(image, np.ndarray):
+            pixels = _with_channels(image, self.channels)
+        else:
+            pixels = decode.decode(image, self.channels, self.max_pixels)
+        return decode.resize(
+            pixels,
+            size or self.image_size,
+            how=self.resize,
+            interpolation=self.interpolation,
+            crop_fraction=self.crop_fraction,
+            pad_value=self.pad_value,
+        )
+
+    def standardize(self, images: jax.Array) -> jax.Array:
+        """Subtracts the mean and divides by the deviation; f32[..., channels] in [0,1] in."""
+        if not self.mean:
+            return images
+        shape = (1,) * (images.ndim - 1) + (-1,)
+        mean = jnp.asarray(self.mean, jnp.float32).reshape(shape)
+        std = jnp.asarray(self.std, jnp.float32).reshape(shape)
+        return (images - mean) / std
+
+    def to_json(self) -> dict:
+        """Returns plain data that `from_json` reads back."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(stored: dict) -> "Preprocess":
+        """Returns what `to_json` stored."""
+        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+        return Preprocess(**plain)
+
+
+def from_config(
+    data: ml_collections.ConfigDict,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> Preprocess:
+    """Returns the preprocessing a config asks for; mean and std override its own."""
+    names = [f.name for f in dataclasses.fields(Preprocess)]
+    values = {
+        name: tuple(data[name]) if isinstance(data[name], list | tuple) else data[name]
+        for name in names
+    }
+    if mean is not None:
+        values |= {"mean": tuple(mean), "std": tuple(std or ())}
+    return Preprocess(**values)
+
+
+def to_unit(images: jax.Array) -> jax.Array:
+    """Scales uint8 pixels to float32 in [0, 1]."""
+    return images.astype(jnp.float32) / jnp.float32(255)
+
+
+def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    if image.ndim == 2:
+        image = image[:, :, None]
+    if image.shape[2] == channels:
+        return image
+    if channels == 3:
+        return np.repeat(image, 3, axis=2)
+    return np.asarray(Image.fromarray(image).convert("L"))[:, :, None]

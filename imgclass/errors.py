@@ -1,0 +1,17 @@
+"""Errors that a person caused and a person can mend.
+
+Their message is the whole story: what is wrong, where, and what to do. The entry points print it
+without a traceback and exit with `exit_status`. Anything else that escapes is a bug.
+"""
+
+
+class UserError(Exception):
+    """Something outside the program went wrong: a missing file, a bad picture, a full disk."""
+
+    exit_status = 1
+
+
+class UsageError(UserError):
+    """The program was asked for something that cannot be: a bad key, value or argument."""
+
+    exit_status = 2

@@ -1,0 +1,360 @@
+"""Layers that every architecture is built from: convolution, pooling, batch norm, activations.
+
+The fast forms live here and nowhere else, so an architecture file only says what is connected to
+what. Pictures are NHWC, kernels HWIO. Parameters are float32 whatever the compute dtype. Nothing
+here knows a config, a loss or a data set.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from imgclass.config import nearest
+from imgclass.errors import UsageError
+
+# 'VALID', 'SAME' (as TensorFlow and Keras pad), or so many pixels on all four sides (as PyTorch).
+Padding = str | int
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "elu": jax.nn.elu,
+    # The exact form, as in Keras and PyTorch; jax.nn.gelu alone is the tanh approximation.
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "hard_swish": jax.nn.hard_swish,
+    "identity": lambda x: x,
+    "leaky_relu": jax.nn.leaky_relu,
+    "relu": jax.nn.relu,
+    "relu6": jax.nn.relu6,
+    "sigmoid": jax.nn.sigmoid,
+    "silu": jax.nn.silu,
+    "softplus": jax.nn.softplus,
+    "tanh": jnp.tanh,
+}
+
+# Above this many cells the chain of selects in `_first_maximum` is longer than it is quick.
+_LARGEST_TILE = 64
+
+
+def one_of(value: str, allowed: Iterable[str], key: str) -> str:
+    """Returns `value` if it is allowed.
+
+    Args:
+      value: what was asked for.
+      allowed: the names there are.
+      key: the config key that holds the value, such as 'model.name'.
+
+    Raises:
+      UsageError: names the key, the nearest known name and all of them.
+    """
+    names = sorted(allowed)
+    if value in names:
+        return value
+    raise UsageError(
+        f"{key}={value!r} is unknown{nearest(str(value), names)}. Known: {', '.join(names)}."
+    )
+
+
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
+    """Returns the elementwise function of that name; UsageError for an unknown one."""
+    return ACTIVATIONS[one_of(name, ACTIVATIONS, "model.activation")]
+
+
+def check_fits(
+    layer: str, shape: Sequence[int], window: int, padding: Padding, key: str, remedy: str
+) -> None:
+    """Raises UsageError if a window is larger than the padded picture under it.
+
+    Args:
+      layer: the layer's name, as in the parameter tree.
+      shape: [batch, height, width, channels] of what reaches the layer.
+      window: side of the square kernel or pooling window, pixels.
+      padding: see `Padding`. 'SAME' always fits.
+      key: the config key that sets the window.
+      remedy: what else would help, as the end of a sentence.
+    """
+    height, width = shape[1], shape[2]
+    room = math.inf if padding == "SAME" else min(height, width) + 2 * _symmetric(padding)
+    if window > room:
+        raise UsageError(
+            f"model layer {layer}: a {window}x{window} window does not fit the {height}x{width} "
+            f"picture that reaches it. Lower {key} to at most {room}, or {remedy}."
+        )
+
+
+def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = "VALID") -> jax.Array:
+    """Convolves as the field does, which is a cross-correlation: the kernel is not flipped.
+
+    y[b, i, j, o] = sum over m, n, c of x[b, i*stride + m, j*stride + n, c] * kernel[m, n, c, o],
+    with zeros outside the picture. Source: Goodfellow et al. (2016), Deep Learning, eq. 9.6.
+
+    Args:
+      x: float[batch, height, width, in].
+      kernel: float[m, n, in, out], of x's dtype.
+      stride: step of the window, pixels, both ways.
+      padding: see `Padding`.
+
+    Returns:
+      float[batch, height', width', out], of x's dtype.
+    """
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=_pairs(padding),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def max_pool(
+    x: jax.Array, window: int, stride: int | None = None, padding: Padding = "VALID"
+) -> jax.Array:
+    """Takes the maximum over square windows.
+
+    The gradient goes to one element of a window: the first maximum in row-major order, as NumPy's
+    argmax and XLA's select-and-scatter have it, so a flat patch does not count several times. A
+    window that holds a NaN gives NaN. Rows and columns that do not fill a window are dropped under
+    'VALID'.
+
+    Args:
+      x: float[batch, height, width, channels].
+      window: side, pixels.
+      stride: step, pixels; the window's side when None.
+      padding: see `Padding`; what is padded never wins.
+
+    Returns:
+      float[batch, height', width', channels], of x's dtype.
+    """
+    stride = window if stride is None else stride
+    if window == stride and padding == "VALID" and window * window <= _LARGEST_TILE:
+        return _tiled_max_pool(x, window)
+    return nn.max_pool(x, (window, window), (stride, stride), _pairs(padding))
+
+
+def avg_pool(
+    x: jax.Array, window: int, stride: int | None = None, padding: Padding = "VALID"
+) -> jax.Array:
+    """Takes the mean over square windows, of the pixels inside the picture only.
+
+    Padding is left out of the count, as in Keras and TensorFlow; PyTorch counts it by default.
+
+    Args:
+      x: float[batch, height, width, channels].
+      window: side, pixels.
+      stride: step, pixels; the window's side when None.
+      padding: see `Padding`.
+
+    Returns:
+      float[batch, height', width', channels], of x's dtype.
+    """
+    stride = window if stride is None else stride
+    return nn.avg_pool(
+        x, (window, window), (stride, stride), _pairs(padding), count_include_pad=False
+    )
+
+
+def global_mean(x: jax.Array) -> jax.Array:
+    """Averages float[batch, height, width, channels] over space, in float32 or wider."""
+    return x.astype(_wide(x.dtype)).mean(axis=(1, 2)).astype(x.dtype)
+
+
+def batch_moments(x: jax.Array, group: int = 0) -> tuple[jax.Array, jax.Array]:
+    """Returns each channel's mean and biased variance over groups of consecutive rows.
+
+    The variance is of the centred values, not E[x^2] - E[x]^2, which loses all digits where the
+    mean is large beside the spread. Means are taken over pixels, then over rows: the row sums stay
+    on the device that holds the row, and short sums round less.
+
+    Args:
+      x: f32[batch, ..., channels], or a wider float.
+      group: rows that share one statistic; 0 for the whole batch.
+
+    Returns:
+      mean, variance: f32[groups, channels].
+
+    Raises:
+      UsageError: at trace time, if `group` does not divide the batch.
+    """
+    batch = x.shape[0]
+    rows = group or batch
+    if batch % rows:
+        raise UsageError(
+            f"model.batch_norm_group={rows} does not divide the batch of {batch} rows. "
+            f"Use a divisor of {batch}, or 0 for the whole batch."
+        )
+    pixels = tuple(range(1, x.ndim - 1))
+
+    def mean(values: jax.Array) -> jax.Array:
+        by_row = values.mean(axis=pixels)
+        return by_row.reshape(batch // rows, rows, -1).mean(axis=1)
+
+    centre = mean(x)
+    return centre, mean(jnp.square(x - _by_row(centre, x)))
+
+
+class Conv(nn.Module):
+    """A convolution with its own kernel f32[size, size, in, features] and, if asked, a bias."""
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    padding: Padding = "VALID"
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = nn.initializers.glorot_uniform()
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps float[batch, h, w, in] to dtype[batch, h', w', features]."""
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        y = conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.padding)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            y = y + bias.astype(self.dtype)[None, None, None, :]
+        return y
+
+
+class Dense(nn.Module):
+    """An affine map with kernel f32[in, features] and bias f32[features], zero at first."""
+
+    features: int
+    kernel_init: nn.initializers.Initializer = nn.initializers.glorot_uniform()
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps float[batch, in] to dtype[batch, features]."""
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)[None, :]
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation, y = (x - mean) / sqrt(variance + epsilon) * scale + bias, by channel.
+
+    In training the moments are the batch's own: under `jit` of the whole global batch, or of each
+    `group` consecutive rows (ghost batch norm), which no sharding of the batch changes. They are
+    float32 or wider. The running moments in collection 'batch_stats' take the mean over groups,
+
+        running = momentum * running + (1 - momentum) * batch,
+
+    and normalise in inference. The running variance is of the biased batch variance, as in Flax
+    and Keras; PyTorch stores the unbiased one, n / (n - 1) times as large.
+
+    Source: Ioffe and Szegedy (2015), arXiv:1502.03167; for groups Hoffer et al. (2017),
+    arXiv:1705.08741.
+
+    Attributes:
+      momentum: weight of the old running moment; PyTorch's momentum is one minus this.
+      epsilon: added to the variance.
+      group: rows that share one statistic; 0 for the whole batch. Must divide the batch.
+      scale_init: initialiser of `scale`; zeros switch a residual branch off at first.
+      dtype: of the result.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    group: int = 0
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Normalises float[batch, ..., channels]; UsageError if the group does not divide batch."""
+        channels = (x.shape[-1],)
+        scale = self.param("scale", self.scale_init, channels, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        variance = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        wide = _wide(x.dtype)
+        x = x.astype(wide)
+        if train:
+            centre, spread = batch_moments(x, self.group)
+            for running, batch in ((mean, centre), (variance, spread)):
+                new = batch.mean(axis=0).astype(jnp.float32)
+                running.value = self.momentum * running.value + (1 - self.momentum) * new
+        else:
+            centre, spread = mean.value.astype(wide)[None, :], variance.value.astype(wide)[None, :]
+        gain = lax.rsqrt(spread + self.epsilon) * scale.astype(wide)[None, :]
+        shift = _by_row(bias.astype(wide)[None, :], x)
+        return ((x - _by_row(centre, x)) * _by_row(gain, x) + shift).astype(self.dtype)
+
+
+def _wide(dtype: jax.typing.DTypeLike) -> jnp.dtype:
+    return jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)
+
+
+def _by_row(values: jax.Array, x: jax.Array) -> jax.Array:
+    """Spreads [groups, channels] so that it broadcasts against x [batch, ..., channels]."""
+    groups, channels = values.shape
+    if groups > 1:
+        values = jnp.repeat(values, x.shape[0] // groups, axis=0)
+    return values.reshape(values.shape[0], *(1,) * (x.ndim - 2), channels)
+
+
+def _symmetric(padding: Padding) -> int:
+    if padding == "VALID":
+        return 0
+    if isinstance(padding, int):
+        return padding
+    raise UsageError(f"padding {padding!r} is unknown: use 'VALID' or 'SAME'.")
+
+
+def _pairs(padding: Padding) -> str | list[tuple[int, int]]:
+    if padding == "SAME":
+        return "SAME"
+    pixels = _symmetric(padding)
+    return [(pixels, pixels), (pixels, pixels)]
+
+
+def _tiles(x: jax.Array, window: int) -> jax.Array:
+    """Cuts float[batch, h, w, c] into [batch, rows, window, columns, window, c], dropping a rest."""
+    batch, height, width, channels = x.shape
+    rows, columns = height // window, width // window
+    x = x[:, : rows * window, : columns * window]
+    return x.reshape(batch, rows, window, columns, window, channels)
+
+
+def _first_maximum(x: jax.Array, window: int) -> tuple[jax.Array, jax.Array]:
+    """Returns each tile's maximum and, as i8, the number of the first cell that holds it."""
+    tiles = _tiles(x, window)
+    best = tiles[:, :, 0, :, 0]
+    index = jnp.zeros(best.shape, jnp.int8)
+    for cell in range(1, window * window):
+        value = tiles[:, :, cell // window, :, cell % window]
+        # Strictly larger, so that the first of equals stays; a NaN is not larger but must win.
+        wins = (value > best) | (jnp.isnan(value) & ~jnp.isnan(best))
+        best = jnp.where(wins, value, best)
+        index = jnp.where(wins, jnp.int8(cell), index)
+    return best, index
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _tiled_max_pool(x: jax.Array, window: int) -> jax.Array:
+    """Max-pools windows that neither overlap nor leave gaps.
+
+    Elementwise, so it fuses, and on CPU it is many times as fast as the gradient of reduce_window,
+    a serial select-and-scatter. The derivative goes by the index of the first maximum: a mask of
+    the cells that equal the maximum would send the gradient to every tied one.
+    """
+    return _first_maximum(x, window)[0]
+
+
+def _tiled_max_pool_jvp(
+    window: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    # Linear in the tangent, so JAX transposes it for the gradient; forward mode works as well.
+    best, index = _first_maximum(primals[0], window)
+    shape = (1, 1, window, 1, window, 1)
+    cell = lax.broadcasted_iota(jnp.int8, shape, 2) * jnp.int8(window)
+    cell = cell + lax.broadcasted_iota(jnp.int8, shape, 4)
+    chosen = index[:, :, None, :, None, :] == cell
+    tangent = _tiles(tangents[0], window)
+    return best, jnp.where(chosen, tangent, jnp.zeros_like(tangent)).sum(axis=(2, 4))
+
+
+_tiled_max_pool.defjvp(_tiled_max_pool_jvp)

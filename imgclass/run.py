@@ -1,0 +1,214 @@
+"""The run folder: its name, its lock, what it records, and whether a start goes on or is refused.
+
+    config.json  environment.json  data.json  metrics.jsonl  result.json  log.txt
+    tensorboard/  checkpoints/
+
+Only the lead process writes. Nothing here trains, and no file that exists is replaced by part of
+another.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import json
+import logging
+import os
+import pathlib
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from typing import Any
+
+import jax
+import ml_collections
+
+from imgclass import config as config_lib
+from imgclass.checkpoint import write_atomically
+from imgclass.errors import UsageError, UserError
+
+logger = logging.getLogger(__name__)
+# Keys that leave the state's arrays and the order of examples as they are.
+MAY_CHANGE = re.compile(
+    r"(log|eval|checkpoint|loss|augment)\..*"
+    r"|data\.(data_dir|feed|resident_mb|threads|prefetch|max_pixels)"
+    r"|train\.(total_.*|devices|fsdp|steps_per_dispatch|on_nonfinite)"
+    r"|optim\.(lr|schedule|warmup_.*|end_factor|step_at|step_factor)"
+)
+
+
+def new_folder(root: pathlib.Path, name: str) -> pathlib.Path:
+    """Makes and returns root/<name>-<n> for the first n that is free."""
+    number = 1
+    while True:
+        folder = root / f"{name}-{number}"
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise UserError(
+                f"{folder}: cannot be made ({error.strerror}); give --workdir"
+            ) from None
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path, lead: bool = True) -> Iterator[None]:
+    """Holds the folder for this run; the lead process does it for all.
+
+    Raises:
+      UserError: naming the holder if it is taken, or the reason if it cannot be written.
+    """
+    if not lead:
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("a+")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise UserError(f"{folder} is in use by process {holder}; wait for it to end") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def check_config(
+    folder: pathlib.Path, config: ml_collections.ConfigDict, allow_change: bool
+) -> None:
+    """Compares a config with the one the folder was started with, if it was.
+
+    Raises:
+      UsageError: listing every difference, if there is one that was not allowed.
+    """
+    if not (folder / "config.json").exists():
+        return
+    changes = config_lib.difference(load_config(folder), config)
+    for key, (old, new) in changes.items():
+        logger.warning("config changed: %s: %r then, %r now", key, old, new)
+    fixed = [key for key in changes if not MAY_CHANGE.fullmatch(key)]
+    if fixed or (changes and not allow_change):
+        lines = [f"{folder} was started with another config:"]
+        lines += [f"  {key}: {old!r} then, {new!r} now" for key, (old, new) in changes.items()]
+        if fixed:
+            lines.append(f"Use a new --workdir: {', '.join(fixed)} cannot change within a run")
+        else:
+            lines.append("Use a new --workdir, or --allow_config_change to go on like this")
+        raise UsageError("\n".join(lines))
+
+
+def load_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
+    """Returns the config of a run. Raises UserError if `folder` is not one."""
+    path = pathlib.Path(folder) / "config.json"
+    try:
+        return config_lib.from_json(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{folder} is not a run folder: it has no config.json") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+
+
+def load_json(path: pathlib.Path) -> Any:
+    """Returns a JSON file's content, None if there is no such file."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes indented JSON atomically."""
+    write_atomically(path, json.dumps(value, indent=2) + "\n")
+
+
+def record_start(folder: pathlib.Path) -> None:
+    """Adds this start, with all that may move a number, to environment.json."""
+    path = folder / "environment.json"
+    starts = (load_json(path) or {"starts": []})["starts"]
+    write_json(path, {"starts": [*starts, environment()]})
+
+
+def environment() -> dict[str, Any]:
+    """Returns versions, devices, command line and git commit."""
+    packages = ("imgclass", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy",
+                "pillow", "tensorflow-datasets", "array-record", "ml-collections")  # fmt: skip
+    versions = {}
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "directory": os.getcwd(),
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "cores": len(os.sched_getaffinity(0)),
+        "devices": [str(device.device_kind) for device in jax.devices()],
+        "processes": jax.process_count(),
+        "packages": versions,
+        "git": _git(),
+        "settings": {k: v for k, v in os.environ.items() if k.startswith(("JAX_", "XLA_"))},
+    }
+
+
+def _git() -> dict[str, Any] | None:
+    def ask(*words: str) -> str:
+        command = ["git", "-C", str(pathlib.Path(__file__).parent), *words]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD"), "changed": bool(ask("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+class Records:
+    """metrics.jsonl: one JSON object a line, in the order of steps."""
+
+    def __init__(self, path: pathlib.Path, resume_step: int):
+        """Opens the file, dropping what a killed process wrote past the step it resumes from."""
+        kept = []
+        if path.exists():
+            for line in path.read_text().splitlines():
+                try:
+                    if json.loads(line)["step"] <= resume_step:
+                        kept.append(line)
+                except (ValueError, KeyError, TypeError):
+                    continue  # a line cut short by a kill
+        if not resume_step:
+            kept = []
+        write_atomically(path, "".join(line + "\n" for line in kept))
+        self._file = path.open("a")
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Appends a record; it is on disk when this returns, so no later save can outlive it."""
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def remove_if_unused(folder: pathlib.Path) -> None:
+    """Removes a run folder in which no run got as far as writing its config."""
+    if jax.process_index() == 0 and not (folder / "config.json").exists():
+        with contextlib.suppress(OSError):
+            (folder / "lock").unlink(missing_ok=True)
+            folder.rmdir()

@@ -1,0 +1,175 @@
+"""What a run says and writes while it trains: log lines, metrics.jsonl, TensorBoard, result.json.
+
+Only the lead process writes. Figures arrive as plain numbers; nothing here touches a device.
+"""
+
+import contextlib
+import logging
+import math
+import pathlib
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+import ml_collections
+import tensorboardX
+from tqdm import tqdm
+
+from imgclass import build, run
+from imgclass.data import dataset
+from imgclass.plan import Plan
+
+logger = logging.getLogger(__name__)
+LINE = {"loss": "{:.4f}", "accuracy": "{:.2%}", "top5": "{:.2%}", "auroc": "{:.4f}"}
+
+
+class RunLog:
+    """The records of one run. Use as a context manager."""
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        config: ml_collections.ConfigDict,
+        plan: Plan,
+        lead: bool,
+        resume_step: int,
+    ):
+        """Opens the files; a process that does not lead opens none."""
+        self._folder, self._plan, self._lead = folder, plan, lead
+        self._bar: tqdm | None = None
+        self._events: tensorboardX.SummaryWriter | None = None
+        self._since = time.perf_counter()
+        self._step, self._waited = resume_step, 0.0
+        if not lead:
+            return
+        self._file = logging.FileHandler(folder / "log.txt")
+        self._file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logging.getLogger().addHandler(self._file)
+        self._records = run.Records(folder / "metrics.jsonl", resume_step)
+        if config.log.tensorboard:
+            self._events = tensorboardX.SummaryWriter(
+                str(folder / "tensorboard"), purge_step=resume_step + 1, flush_secs=10
+            )
+        if config.log.progress and sys.stderr.isatty():
+            self._bar = tqdm(total=plan.total, initial=resume_step, unit="step", leave=False)
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._lead:
+            return
+        if self._bar is not None:
+            self._bar.close()
+        if self._events is not None:
+            self._events.close()
+        self._records.close()
+        logging.getLogger().removeHandler(self._file)
+        self._file.close()
+
+    def begin(self, task: build.Task, data: dataset.Dataset, parameters: int) -> None:
+        """Says what is about to be done."""
+        sizes = " / ".join(f"{len(split):,} {role}" for role, split in data.splits.items())
+        devices = task.mesh.devices
+        self._say("%s: %s pictures, %d classes", data.source.name, sizes, len(task.class_names))
+        for note in data.source.notes:
+            self._say("note: %s", note)
+        for role, files in data.bad.items():
+            for bad in files:
+                self._say("left out of %s: %s: %s", role, bad.name, bad.reason)
+            if files:
+                self._say("left out of %s: %d bad files", role, len(files))
+        self._say(
+            "%s, %s parameters; steps %d to %d of %d examples on %d %s; in %s",
+            task.config.model.name,
+            f"{parameters:,}",
+            self._step,
+            self._plan.total,
+            self._plan.batch_size,
+            devices.size,
+            devices.flat[0].platform,
+            self._folder,
+        )
+
+    def _say(self, message: str, *values: object) -> None:
+        if self._bar is not None:
+            self._bar.clear()
+        if self._lead:
+            logger.info(message, *values)
+
+    def tick(self, step: int) -> None:
+        """Moves the progress bar."""
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves what happens inside out of the training speed."""
+        began = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - began
+
+    def train(self, step: int, means: Mapping[str, float], waited: float) -> None:
+        """Writes a training record: means since the last one, speed, and the wait for data."""
+        now = time.perf_counter()
+        seconds = max(now - self._since, 1e-9)
+        speed = (step - self._step) * self._plan.batch_size / seconds
+        share = (waited - self._waited) / seconds
+        self._since, self._step, self._waited = now, step, waited
+        self.write(step, "train", means, images_per_second=speed, data_wait=share)
+
+    def write(self, step: int, split: str, figures: Mapping[str, float], **timings: float) -> None:
+        """Writes one record everywhere."""
+        if not self._lead:
+            return
+        epoch = self._plan.epoch(step)
+        values = {k: v if math.isfinite(v) else None for k, v in figures.items()}
+        self._records.write({"step": step, "epoch": epoch, "split": split, **values, **timings})
+        if self._events is not None:
+            for name, value in {**figures, **timings}.items():
+                self._events.add_scalar(f"{split}/{name}", value, step)
+        words = [f"{k} {form.format(figures[k])}" for k, form in LINE.items() if k in figures]
+        if timings:
+            words.append(f"{timings['images_per_second']:,.0f} images/s")
+        self._say(
+            "step %d/%d epoch %.2f %s: %s", step, self._plan.total, epoch, split, ", ".join(words)
+        )
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Writes result.json; says the result, and what to type next."""
+        if not self._lead:
+            return
+        run.write_json(self._folder / "result.json", result)
+        if self._bar is not None:
+            self._bar.close()
+        for line in result_lines(self._folder, result):
+            logger.info("%s", line)
+
+
+def result_lines(folder: pathlib.Path, result: Mapping[str, Any]) -> list[str]:
+    """Returns the last lines of a run: its result, and the next commands to type."""
+    lines = [
+        f"{folder}: {result['steps']:,} steps, {result['epochs']:.1f} epochs, "
+        f"{result['parameters']:,} parameters, {result['wall_seconds']:.0f} s"
+    ]
+    for name in ("final", "best", "test"):
+        figures = result.get(name)
+        if figures:
+            words = [f"{k} {form.format(figures[k])}" for k, form in LINE.items() if k in figures]
+            split = "test" if name == "test" else f"validation, {name}"
+            lines.append(f"  {split} (step {figures['step']}): {', '.join(words)}")
+    where = shlex.quote(str(folder))
+    lines.append("Next:")
+    lines.append(
+        f"  imgclass evaluate {where} --split={'test' if 'test' in result else 'validation'}"
+    )
+    lines.append(f"  imgclass predict {where} PICTURE-OR-FOLDER...")
+    return lines

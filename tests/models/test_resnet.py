@@ -1,0 +1,241 @@
+"""Residual networks: torchvision's sizes, and a forward pass of our own in NumPy float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imgclass import models
+from imgclass.errors import UsageError
+from imgclass.models import layers, resnet
+
+# Published by torchvision for its weights at 1000 classes.
+PARAMETERS = {
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "resnet101": 44_549_160,
+    "resnet152": 60_192_808,
+}
+
+
+def test_names():
+    assert models.names() == sorted(["cnn", *PARAMETERS])
+
+
+@pytest.mark.parametrize("name", ["cnn", *PARAMETERS])
+def test_every_model_keeps_the_contract(model_config, name):
+    model = models.create(model_config(name=name), 7, (32, 32, 3))
+
+    def run(key):
+        variables = model.init(key)
+        x = jnp.zeros((2, 32, 32, 3))
+        return variables, model.apply(variables, x), model.apply_train(variables, x, key)
+
+    variables, (logits, features), trained = jax.eval_shape(run, jax.random.key(0))
+    assert set(variables) == {"params", "batch_stats"}
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+    assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
+    assert trained[0].shape == (2, 7)
+    assert jax.tree.structure(trained[2]) == jax.tree.structure(variables["batch_stats"])
+    assert set(features) == {"stages", "last_map", "pooled"}
+    assert variables["params"]["head"]["kernel"].shape == (features["pooled"].shape[1], 7)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameter_counts_are_torchvision_s(model_config, name):
+    model = models.create(model_config(name=name), 1000, (224, 224, 3))
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    assert models.count_parameters(shapes["params"]) == PARAMETERS[name]
+
+
+def test_small_picture_stem(model_config):
+    # From 11,689,512: stem 7*7*3*64 = 9,408 becomes 3*3*3*64 = 1,728, head 513,000 becomes 5,130.
+    model = models.create(model_config(name="resnet18", stem="cifar"), 10, (32, 32, 3))
+    variables = jax.eval_shape(model.init, jax.random.key(0))
+    assert models.count_parameters(variables["params"]) == 11_173_962
+    _, features = jax.eval_shape(model.apply, variables, jnp.zeros((2, 32, 32, 3)))
+    assert {k: v.shape[1:] for k, v in features["stages"].items()} == {
+        "stem": (32, 32, 64),
+        "stage1": (32, 32, 64),
+        "stage2": (16, 16, 128),
+        "stage3": (8, 8, 256),
+        "stage4": (4, 4, 512),
+    }
+
+
+def test_bottleneck_stages_at_224(model_config):
+    # He et al. (2015), table 1: 112 after the stem, then 56, 28, 14 and 7.
+    model = models.create(model_config(name="resnet50"), 1000, (224, 224, 3))
+    variables = jax.eval_shape(model.init, jax.random.key(0))
+    _, features = jax.eval_shape(model.apply, variables, jnp.zeros((1, 224, 224, 3)))
+    assert {k: v.shape[1:] for k, v in features["stages"].items()} == {
+        "stem": (112, 112, 64),
+        "stage1": (56, 56, 256),
+        "stage2": (28, 28, 512),
+        "stage3": (14, 14, 1024),
+        "stage4": (7, 7, 2048),
+    }
+    assert features["pooled"].shape == (1, 2048)
+    # Version 1.5: the 3x3 convolution strides, so conv1 of stage 2 still sees 56x56.
+
+
+def convolve(x, kernel, stride):
+    """Symmetric padding of (size - 1) / 2, as PyTorch's padding= has it."""
+    size = kernel.shape[0]
+    x = np.pad(x, ((0, 0), (size // 2,) * 2, (size // 2,) * 2, (0, 0)))
+    patches = np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(1, 2))
+    return np.einsum("bijcmn,mnco->bijo", patches[:, ::stride, ::stride], kernel, optimize=True)
+
+
+def numpy_resnet(variables, x, layout, bottleneck):
+    """Inference, written from the paper and torchvision's definition; returns logits."""
+    params = jax.tree.map(lambda a: np.asarray(a, np.float64), variables["params"])
+    stats = jax.tree.map(lambda a: np.asarray(a, np.float64), variables["batch_stats"])
+
+    def layer(scope, conv, norm, x, stride):
+        p = params[scope] if scope else params
+        s = (stats[scope] if scope else stats)[norm]
+        x = convolve(x, p[conv]["kernel"], stride)
+        x = (x - s["mean"]) / np.sqrt(s["var"] + 1e-5)
+        return x * p[norm]["scale"] + p[norm]["bias"]
+
+    x = np.maximum(layer(None, "conv1", "bn1", x.astype(np.float64), 2), 0)
+    x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
+    x = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))[:, ::2, ::2].max((4, 5))
+    for stage, blocks in enumerate(layout, start=1):
+        for block in range(1, blocks + 1):
+            scope = f"stage{stage}_block{block}"
+            stride = 2 if stage > 1 and block == 1 else 1
+            strides = [1, stride, 1] if bottleneck else [stride, 1]
+            y = x
+            for i, step in enumerate(strides, start=1):
+                y = layer(scope, f"conv{i}", f"bn{i}", y, step)
+                if i < len(strides):
+                    y = np.maximum(y, 0)
+            if "shortcut_conv" in params[scope]:
+                x = layer(scope, "shortcut_conv", "shortcut_bn", x, stride)
+            x = np.maximum(x + y, 0)
+    return x.mean((1, 2)) @ params["head"]["kernel"] + params["head"]["bias"]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_logits_equal_numpy_float64(model_config, name):
+    model = models.create(model_config(name=name), 10, (48, 48, 3))
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    random = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        last = path[-1].key
+        if last == "kernel":  # keeps the size of what passes, so no layer is lost in rounding
+            return random.normal(0, np.sqrt(2 / np.prod(leaf.shape[:-1])), leaf.shape)
+        low, high = (0.5, 1.5) if last in ("var", "scale") else (-0.2, 0.2)
+        return random.uniform(low, high, leaf.shape)
+
+    variables = jax.tree_util.tree_map_with_path(draw, shapes)
+    variables = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), variables)
+    x = random.normal(size=(2, 48, 48, 3)).astype(np.float32)
+    expected = numpy_resnet(variables, x, *resnet.LAYOUTS[name])
+    ours, _ = jax.jit(model.apply)(variables, x)
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("zero", [True, False])
+def test_zero_init_residual_starts_blocks_as_their_shortcut(model_config, zero):
+    config = model_config(name="resnet18", stem="cifar", zero_init_residual=zero)
+    block = resnet.Block(
+        width=4,
+        stride=1,
+        bottleneck=False,
+        zero_init=models.create(config, 10, (8, 8, 3)).module.zero_init_residual,
+        norm=layers.BatchNorm,
+        dtype=jnp.float32,
+    )
+    x = jax.random.normal(jax.random.key(0), (2, 4, 4, 4))
+
+    @jax.jit
+    def run(key):
+        variables = block.init(key, x, train=False)
+        return variables["params"], block.apply(variables, x, train=False)
+
+    params, y = run(jax.random.key(1))
+    np.testing.assert_array_equal(params["bn1"]["scale"], 1.0)
+    np.testing.assert_array_equal(params["bn2"]["scale"], 0.0 if zero else 1.0)
+    assert np.allclose(y, jax.nn.relu(x)) == zero
+
+
+def test_convolutions_start_kaiming_normal_and_the_head_uniform():
+    # Standard deviation sqrt(2 / (3 * 3 * 512)) by fan out; 2.4 million draws, so within 1%.
+    x = jnp.zeros((1, 4, 4, 512))
+    conv = resnet._conv(512, 3, 1, jnp.float32, "conv")
+    kernel = conv.init(jax.random.key(0), x)["params"]["kernel"]
+    np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 512)), rtol=0.01)
+    assert np.abs(kernel).max() > 4 * kernel.std()  # not cut off at two deviations
+    head = resnet._LINEAR(jax.random.key(0), (512, 100), jnp.float32)
+    np.testing.assert_allclose(np.abs(head).max(), 1 / np.sqrt(512), rtol=0.01)
+
+
+def test_one_step_of_resnet18_lowers_the_loss(model_config):
+    config = model_config(name="resnet18", stem="cifar", batch_norm_group=4)
+    model = models.create(config, 10, (16, 16, 3))
+    variables = model.init(jax.random.key(0))
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.normal(size=(8, 16, 16, 3)), jnp.float32)
+    targets = jnp.asarray(np.eye(10)[np.arange(8)], jnp.float32)
+
+    @jax.jit
+    def loss_and_gradient(params):
+        def loss(params):
+            state = {"params": params, "batch_stats": variables["batch_stats"]}
+            logits, _, stats = model.apply_train(state, x, jax.random.key(1))
+            return -(jax.nn.log_softmax(logits) * targets).sum(1).mean(), stats
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    (before, stats), gradient = loss_and_gradient(variables["params"])
+    assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves((gradient, stats)))
+    # Zero-init: a block's branch gets no gradient at first, but its last scale does.
+    assert float(jnp.abs(gradient["stage1_block1"]["bn2"]["scale"]).max()) > 0
+    moved = jax.tree.map(lambda p, g: p - 0.01 * g, variables["params"], gradient)
+    (after, _), _ = loss_and_gradient(moved)
+    assert after < before - 0.05
+    assert not np.allclose(stats["bn1"]["mean"], 0)
+
+
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_gradients_equal_float64(bottleneck):
+    # One block a stage. In float64 XLA compiles other code; a sign of ReLU may differ between the
+    # two in a few of 1e5 values, so tensors are compared by norm.
+    def gradients(dtype):
+        module = resnet.ResNet(
+            num_classes=3,
+            layout=(1, 1),
+            bottleneck=bottleneck,
+            stem="cifar",
+            zero_init_residual=False,
+            dtype=dtype,
+        )
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 16, 16, 3)), dtype)
+        key = jax.random.wrap_key_data(jnp.array([0, 7], jnp.uint32), impl="threefry2x32")
+        variables = jax.jit(lambda: module.init(key, x, train=False))()
+
+        def loss(params):
+            state = {**variables, "params": params}
+            logits, _ = module.apply(state, x, train=True, mutable=["batch_stats"])
+            return (jax.nn.log_softmax(logits[0]) * jnp.eye(4, 3, dtype=jnp.float32)).sum()
+
+        return jax.tree.map(np.asarray, jax.jit(jax.grad(loss))(variables["params"]))
+
+    narrow = gradients(jnp.float32)
+    with jax.enable_x64(True):
+        wide = gradients(jnp.float64)
+    for path, expected in jax.tree_util.tree_leaves_with_path(wide):
+        ours = narrow
+        for entry in path:
+            ours = ours[entry.key]
+        assert np.linalg.norm(ours - expected) <= 1e-3 * np.linalg.norm(expected), path
+
+
+def test_unknown_stem(model_config):
+    with pytest.raises(UsageError, match=r"model.stem='cifar10' is unknown; did you mean 'cifar'"):
+        models.create(model_config(name="resnet18", stem="cifar10"), 10, (32, 32, 3))

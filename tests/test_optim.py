@@ -1,0 +1,361 @@
+"""Schedules by hand at their boundaries; optimizers against NumPy loops, optax and Keras."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from imgclass import config, optim
+from imgclass.errors import UsageError
+
+
+def section(**changes):
+    cfg = config.defaults().optim
+    cfg.update(changes)
+    return cfg
+
+
+HALF = math.sqrt(0.5)  # cos(pi/4)
+
+# (settings, total, warm-up, {step: learning rate}); the peak is 1 throughout.
+SCHEDULES = {
+    "constant": ({"schedule": "constant"}, 10, 0, {0: 1, 5: 1, 9: 1, 10: 1, 99: 1}),
+    # 1/4 at 0, 1 at 4, so 3/16 a step.
+    "constant_warm": (
+        {"schedule": "constant"},
+        10,
+        4,
+        {0: 0.25, 1: 0.4375, 2: 0.625, 3: 0.8125, 4: 1, 5: 1, 9: 1},
+    ),
+    "warm_of_one_step": ({"schedule": "constant"}, 10, 1, {0: 1, 1: 1}),
+    "warm_to_the_end": ({"schedule": "cosine"}, 4, 4, {0: 0.25, 3: 0.8125, 4: 1, 5: 0, 6: 0}),
+    "step": (
+        {"schedule": "step", "step_at": (0.5, 0.75), "step_factor": 0.1},
+        20,
+        0,
+        {0: 1, 9: 1, 10: 0.1, 14: 0.1, 15: 0.01, 19: 0.01, 50: 0.01},
+    ),
+    # Fractions are of the whole run: the drop stays at 10, not 2 + 9.
+    "step_warm": (
+        {"schedule": "step", "step_at": (0.5,), "step_factor": 0.5},
+        20,
+        2,
+        {0: 0.5, 1: 0.75, 2: 1, 9: 1, 10: 0.5},
+    ),
+    "step_twice_at_once": (
+        {"schedule": "step", "step_at": (0.5, 0.5), "step_factor": 0.5},
+        4,
+        0,
+        {1: 1, 2: 0.25},
+    ),
+    "step_inside_the_warm_up": (
+        {"schedule": "step", "step_at": (0.1,), "step_factor": 0.5},
+        20,
+        4,
+        {2: 0.625, 3: 0.8125, 4: 0.5},
+    ),
+    "step_nowhere": ({"schedule": "step", "step_at": ()}, 4, 0, {0: 1, 4: 1}),
+    # (1 + cos(pi u)) / 2 at u = 0, 1/4, 1/2, 3/4, 1.
+    "cosine": (
+        {"schedule": "cosine"},
+        8,
+        0,
+        {0: 1, 2: (1 + HALF) / 2, 4: 0.5, 6: (1 - HALF) / 2, 8: 0, 9: 0},
+    ),
+    # 0.2 + 0.8 * the same, from step 2 to 10.
+    "cosine_warm_end": (
+        {"schedule": "cosine", "end_factor": 0.2},
+        10,
+        2,
+        {0: 0.5, 1: 0.75, 2: 1, 4: 0.6 + 0.4 * HALF, 6: 0.6, 10: 0.2, 11: 0.2},
+    ),
+    "linear": (
+        {"schedule": "linear", "end_factor": 0.5},
+        10,
+        2,
+        {0: 0.5, 1: 0.75, 2: 1, 3: 0.9375, 6: 0.75, 9: 0.5625, 10: 0.5, 30: 0.5},
+    ),
+    # Rises over the first 0.3 * 20 = 6 steps from 0.04: half way is 0.52. Falls over 14.
+    "one_cycle": (
+        {"schedule": "one_cycle"},
+        20,
+        0,
+        {0: 0.04, 3: 0.52, 6: 1, 13: 0.50005, 20: 1e-4, 21: 1e-4},
+    ),
+    "one_cycle_warm": (
+        {"schedule": "one_cycle"},
+        12,
+        4,
+        {0: 0.04, 1: 0.52 - 0.48 * HALF, 2: 0.52, 4: 1, 8: 0.50005, 12: 1e-4},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedule_by_hand(name):
+    changes, total, warmup, table = SCHEDULES[name]
+    at = jax.jit(optim.schedule(section(lr=1.0, **changes), total, warmup))
+    for step, expected in table.items():
+        rate = at(jnp.int32(step))
+        assert rate.dtype == jnp.float32
+        assert rate.shape == ()
+        # 2e-7 absolute: float32 cosines end within an ulp of 1 of their mark.
+        np.testing.assert_allclose(rate, expected, rtol=2e-6, atol=2e-7, err_msg=f"step {step}")
+
+
+def test_schedule_scales_with_the_peak_and_takes_plain_ints():
+    at = optim.schedule(section(lr=0.4, schedule="linear"), 10, 2)
+    np.testing.assert_allclose([at(0), at(1), at(2), at(6)], [0.2, 0.3, 0.4, 0.2], rtol=1e-6)
+
+
+def test_schedule_refuses_a_warm_up_longer_than_the_run():
+    with pytest.raises(UsageError, match=r"optim\.warmup is 30 steps but the run has 20"):
+        optim.schedule(section(), 20, 30)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(UsageError, match=r"optim\.schedule='poly' is not one of"):
+        optim.schedule(section(schedule="poly"), 10, 0)
+    with pytest.raises(UsageError, match=r"optim\.name='lion' is not one of"):
+        optim.create(section(name="lion"), optax.constant_schedule(1.0))
+
+
+def test_a_bad_no_decay_pattern_is_refused_at_once():
+    with pytest.raises(UsageError, match=r"optim.no_decay='\(' is not a regular expression"):
+        optim.create(section(no_decay="("), optax.constant_schedule(1.0))
+
+
+# --- Optimizers. `layer/bias` must never be decayed by the default pattern. ---
+
+STEPS = 6
+
+
+def rate(step):
+    # It changes from step to step, so that its place in the velocity shows.
+    return 0.1 / (1.0 + step)
+
+
+def traced_rate(step):
+    return rate(step.astype(jnp.float32))
+
+
+def start():
+    rng = np.random.default_rng(0)
+    return {"layer": {"kernel": rng.normal(size=(3, 2)), "bias": rng.normal(size=2)}}
+
+
+def gradients():
+    rng = np.random.default_rng(1)
+    return [
+        {"layer": {"kernel": rng.normal(size=(3, 2)), "bias": rng.normal(size=2)}}
+        for _ in range(STEPS)
+    ]
+
+
+def to_float32(tree):
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
+
+
+def run(cfg, rates=traced_rate):
+    params = to_float32(start())
+    tx = optim.create(cfg, rates)
+    state = tx.init(params)
+    update = jax.jit(tx.update)
+    for grads in gradients():
+        updates, state = update(to_float32(grads), state, params)
+        params = optax.apply_updates(params, updates)
+    return params["layer"]
+
+
+def loop(one_step):
+    """Runs `one_step(w, g, memory, t, decays)` in float64, leaf by leaf, t from 0."""
+    params, found = start()["layer"], {}
+    for name, w in params.items():
+        memory = {}
+        for t, grads in enumerate(gradients()):
+            w = one_step(w, grads["layer"][name], memory, t, name == "kernel")
+        found[name] = w
+    return found
+
+
+def assert_same(got, expected, rtol=5e-6):
+    for name in ("kernel", "bias"):
+        np.testing.assert_allclose(got[name], expected[name], rtol=rtol, atol=1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_is_the_torch_form(momentum, nesterov):
+    def step(w, g, memory, t, decays):
+        g = g + (0.3 * w if decays else 0.0)
+        memory["v"] = momentum * memory.get("v", 0.0) + g
+        return w - rate(t) * (g + momentum * memory["v"] if nesterov else memory["v"])
+
+    cfg = section(name="sgd", momentum=momentum, nesterov=nesterov, weight_decay=0.3)
+    assert_same(run(cfg), loop(step))
+
+
+def adam_direction(g, memory, t, eps, hat):
+    memory["m"] = 0.8 * memory.get("m", 0.0) + 0.2 * g
+    memory["v"] = 0.95 * memory.get("v", 0.0) + 0.05 * g * g
+    first, second = 1 - 0.8 ** (t + 1), 1 - 0.95 ** (t + 1)
+    if hat:
+        return math.sqrt(second) / first * memory["m"] / (np.sqrt(memory["v"]) + eps)
+    return memory["m"] / first / (np.sqrt(memory["v"] / second) + eps)
+
+
+BETAS = {"beta1": 0.8, "beta2": 0.95}
+
+
+# eps = 0.5 is of the size of the gradients, so that its place shows.
+@pytest.mark.parametrize("hat", [False, True])
+def test_adam_adds_decay_to_the_gradient(hat):
+    def step(w, g, memory, t, decays):
+        g = g + (0.3 * w if decays else 0.0)
+        return w - rate(t) * adam_direction(g, memory, t, 0.5, hat)
+
+    cfg = section(name="adam", eps=0.5, eps_hat=hat, weight_decay=0.3, **BETAS)
+    assert_same(run(cfg), loop(step))
+
+
+@pytest.mark.parametrize("hat", [False, True])
+def test_adamw_decays_apart_from_the_gradient(hat):
+    def step(w, g, memory, t, decays):
+        decay = 0.3 * w if decays else 0.0
+        return w - rate(t) * (adam_direction(g, memory, t, 0.5, hat) + decay)
+
+    cfg = section(name="adamw", eps=0.5, eps_hat=hat, weight_decay=0.3, **BETAS)
+    assert_same(run(cfg), loop(step))
+
+
+def test_lamb_scales_each_array_to_its_norm():
+    def step(w, g, memory, t, decays):
+        direction = adam_direction(g, memory, t, 0.5, False) + (0.3 * w if decays else 0.0)
+        return w - rate(t) * np.linalg.norm(w) / np.linalg.norm(direction) * direction
+
+    cfg = section(name="lamb", eps=0.5, weight_decay=0.3, **BETAS)
+    assert_same(run(cfg), loop(step))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_rmsprop_is_the_torch_form(momentum):
+    def step(w, g, memory, t, decays):
+        g = g + (0.3 * w if decays else 0.0)
+        memory["s"] = 0.7 * memory.get("s", 0.0) + 0.3 * g * g
+        scaled = g / (np.sqrt(memory["s"]) + 0.5)
+        memory["v"] = momentum * memory.get("v", 0.0) + scaled
+        return w - rate(t) * memory["v"]
+
+    cfg = section(name="rmsprop", rmsprop_decay=0.7, eps=0.5, momentum=momentum, weight_decay=0.3)
+    assert_same(run(cfg), loop(step))
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "lamb"])
+def test_without_eps_hat_it_is_optax(name):
+    # Rates within an ulp of 0.01 move weights of size 1, so 5e-7 is a few ulps.
+    theirs = {
+        "adam": lambda: optax.adam(0.01, eps=1e-7),
+        "adamw": lambda: optax.adamw(0.01, eps=1e-7, weight_decay=0.3),
+        "lamb": lambda: optax.lamb(0.01, eps=1e-7, weight_decay=0.3),
+    }[name]()
+    params = to_float32(start())
+    # optax raises a float to an int32 power, which the strict session refuses.
+    with jax.numpy_dtype_promotion("standard"):
+        state = theirs.init(params)
+        for grads in gradients():
+            updates, state = theirs.update(to_float32(grads), state, params)
+            params = optax.apply_updates(params, updates)
+    decay = 0.0 if name == "adam" else 0.3
+    cfg = section(name=name, eps=1e-7, weight_decay=decay, no_decay="")
+    assert_same(run(cfg, optax.constant_schedule(0.01)), params["layer"], rtol=5e-7)
+
+
+def test_eps_hat_is_keras_adam(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    keras = pytest.importorskip("keras")
+    if keras.backend.backend() != "jax":
+        pytest.skip("keras was already imported with another backend")
+    # Gradients of 1e-6 and less, where the two epsilons part: by a third at the first step.
+    sizes = np.array([1.0, 1e-3, 1e-5, 1e-6, 1e-7, 0.0])
+    grads = [(sizes * (1 + 0.5 * k) * (-1) ** (k == 2)).astype(np.float32) for k in range(5)]
+    first = np.linspace(-1, 1, 6).astype(np.float32)
+    # The strict session is for this project; Keras mixes dtypes.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        variable = keras.Variable(first)
+        theirs = keras.optimizers.Adam(1e-3)  # eps 1e-7
+        theirs.build([variable])
+        for grad in grads:
+            theirs.apply([jnp.asarray(grad)], [variable])
+        expected = np.asarray(variable.value)
+
+    def ours(hat):
+        params = jnp.asarray(first)
+        tx = optim.create(section(eps=1e-7, eps_hat=hat), optax.constant_schedule(1e-3))
+        state = tx.init(params)
+        for grad in grads:
+            updates, state = tx.update(jnp.asarray(grad), state, params)
+            params = optax.apply_updates(params, updates)
+        return np.asarray(params)
+
+    # Moves are up to 5e-3 a weight; 2.4e-7 is two ulps of a weight near 1.
+    np.testing.assert_allclose(ours(True), expected, rtol=0, atol=2.4e-7)
+    assert np.abs(ours(False) - expected).max() > 1e-4
+
+
+def test_decay_mask_by_path():
+    params = {
+        "bias_net": {"kernel": 0.0, "bias": 0.0},
+        "norm": {"scale": 0.0, "bias": 0.0},
+        "scaled": {"prescale": 0.0},
+    }
+    default = optim.decay_mask(params, config.defaults().optim.no_decay)
+    assert default == {
+        "bias_net": {"kernel": True, "bias": False},
+        "norm": {"scale": False, "bias": False},
+        "scaled": {"prescale": True},
+    }
+    assert all(jax.tree.leaves(optim.decay_mask(params, "")))
+    assert optim.decay_mask(params, "^norm/")["norm"] == {"scale": False, "bias": False}
+    assert optim.decay_mask(params, "^norm/")["bias_net"] == {"kernel": True, "bias": True}
+
+
+def test_clipping_is_over_all_parameters_together():
+    # Norm of (3, 4) is 5: clipped to 1 the step is (0.6, 0.8). At norm 10 nothing happens.
+    params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
+    grads = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
+    for limit, expected in ((1.0, (-0.6, -0.8)), (10.0, (-3.0, -4.0))):
+        cfg = section(name="sgd", momentum=0.0, clip_norm=limit)
+        tx = optim.create(cfg, optax.constant_schedule(1.0))
+        updates, _ = tx.update(grads, tx.init(params), params)
+        np.testing.assert_allclose([updates["a"][0], updates["b"][0]], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "lamb", "rmsprop"])
+def test_the_state_alone_carries_the_schedule(name):
+    # A state flattened to arrays and rebuilt with a new transformation goes on at the same rate.
+    cfg = section(name=name, schedule="cosine", weight_decay=0.1, eps_hat=name == "adam")
+    params = {"kernel": jnp.array([1.0, 2.0])}
+    grads = {"kernel": jnp.array([0.5, -0.5])}
+    tx = optim.create(cfg, optim.schedule(cfg, 10, 2))
+    state = tx.init(params)
+    for _ in range(5):
+        _, state = tx.update(grads, state, params)
+    expected, _ = tx.update(grads, state, params)
+
+    again = optim.create(cfg, optim.schedule(cfg, 10, 2))
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+    rebuilt = jax.tree.unflatten(jax.tree.structure(again.init(params)), leaves)
+    got, _ = again.update(grads, jax.tree.map(jnp.asarray, rebuilt), params)
+    np.testing.assert_array_equal(got["kernel"], expected["kernel"])
+
+
+def test_ema_by_hand():
+    # 0.9 * 1 + 0.1 * 2 = 1.1, then 0.9 * 1.1 + 0.1 * 2 = 1.19.
+    ema, new = {"w": jnp.array([1.0])}, {"w": jnp.array([2.0])}
+    once = optim.ema_update(ema, new, 0.9)
+    np.testing.assert_allclose(once["w"], [1.1], rtol=1e-6)
+    np.testing.assert_allclose(optim.ema_update(once, new, 0.9)["w"], [1.19], rtol=1e-6)
+    np.testing.assert_array_equal(optim.ema_update(ema, new, 0.0)["w"], [2.0])
