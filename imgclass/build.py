@@ -1,7 +1,7 @@
 """What a config and its data become: preprocessing, model, optimizer and the compiled steps.
 
-Training builds from an open source, evaluation and prediction from what the run stored in
-data.json; both end in the same `Task`.
+Training builds from an open data set, evaluation and prediction from what the run stored in
+data.json; both end in the same `Task`. The feeds are made here too, where data meets devices.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from imgclass import models, optim, parallel, state, step
+from imgclass.data import dataset, feed
 from imgclass.data.preprocess import Preprocess
 
 
@@ -121,3 +122,55 @@ def make(
         shardings,
     )
     return Task(config, class_names, prepare, model, tx, schedule, mesh, abstract)
+
+
+def train_feed(task: Task, data: dataset.Dataset) -> feed.StreamFeed | feed.ResidentFeed:
+    """Returns the training feed that `data.feed` asks for."""
+    config, split = task.config, data.splits["train"]
+    size = dataset.train_size(config.data)
+    megabytes = len(split) * size[0] * size[1] * task.prepare.channels / 2**20
+    kind = config.data.feed
+    if kind == "auto":
+        kind = "resident" if megabytes <= config.data.resident_mb else "stream"
+    if kind == "resident":
+        rows = parallel.rows_sharding(task.mesh)
+        return feed.ResidentFeed(
+            split,
+            task.prepare,
+            size,
+            seed=config.seed,
+            batch_size=config.train.batch_size,
+            put_all=parallel.put_whole(task.mesh),
+            take=jax.jit(parallel.take_rows, out_shardings=rows),
+            threads=config.data.threads,
+        )
+    return feed.StreamFeed(
+        split,
+        task.prepare,
+        size,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        rows=parallel.local_rows(task.mesh, config.train.batch_size),
+        put=parallel.put_rows(task.mesh),
+        threads=config.data.threads,
+        prefetch=config.data.prefetch,
+    )
+
+
+def eval_feed(task: Task, data: dataset.Dataset, role: str) -> feed.EvalFeed | None:
+    """Returns the feed of an evaluation, None if there is no such split or it is empty."""
+    split = data.splits.get(role)
+    if split is None or not len(split):
+        return None
+    # Padding is masked, so rounding the batch up to the devices changes no figure.
+    devices = task.mesh.devices.size
+    batch_size = -(-task.config.eval.batch_size // devices) * devices
+    return feed.EvalFeed(
+        split,
+        task.prepare,
+        batch_size=batch_size,
+        rows=parallel.local_rows(task.mesh, batch_size),
+        put=parallel.put_rows(task.mesh),
+        threads=task.config.data.threads,
+        resident_bytes=task.config.data.resident_mb * 2**20,
+    )

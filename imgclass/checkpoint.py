@@ -139,6 +139,13 @@ class Checkpoints:
             )
         return None
 
+    def record(self, step: int) -> dict[str, Any]:
+        """Returns the record a finished step was saved with. Raises UserError if damaged."""
+        found = verify(self._path(step))
+        if isinstance(found, str):
+            raise UserError(f"checkpoint of step {step} is damaged: {found}")
+        return found["record"]
+
     def _path(self, step: int) -> pathlib.Path:
         return self._folder / f"{step:010d}"
 

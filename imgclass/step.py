@@ -69,7 +69,8 @@ def make_train_step(
 
         zeros = jax.tree.map(jnp.zeros_like, params)
         cut = (jnp.arange(parts), _cut(x, parts), _cut(targets, parts))
-        (total, batch_stats), (logits, rows) = jax.lax.scan(micro, (zeros, batch_stats), cut)
+        scanned: Any = jax.lax.scan(micro, (zeros, batch_stats), cut)
+        (total, batch_stats), (logits, rows) = scanned
         mean = jax.tree.map(lambda g: g / parts, total)
         return mean, (_join(logits), _join(rows), batch_stats)
 

@@ -120,7 +120,7 @@ def _train(
         return state
 
     eval_step = task.jitted_eval_step()
-    validation = make_eval_feed(task, data, "validation")
+    validation = build.eval_feed(task, data, "validation")
     with (
         runlog.RunLog(folder, config, plan, lead, resumed_step) as log,
         Trainer(task, data, plan) as trainer,
@@ -178,7 +178,7 @@ class Trainer:
     def __init__(self, task: build.Task, data: dataset_lib.Dataset, plan: Plan):
         """Loads a resident set, or starts the decoding threads. Use as a context manager."""
         self._task, self._data, self._plan = task, data, plan
-        self._feed = make_feed(task, data)
+        self._feed = build.train_feed(task, data)
         self._flight: collections.deque[tuple[int, int, jax.Array]] = collections.deque()
         self.most = 1
         self._step: Callable
@@ -243,62 +243,6 @@ class Trainer:
         )
 
 
-def make_feed(
-    task: build.Task, data: dataset_lib.Dataset
-) -> feed_lib.StreamFeed | feed_lib.ResidentFeed:
-    """Returns the training feed that `data.feed` asks for."""
-    config, split = task.config, data.splits["train"]
-    size = dataset_lib.train_size(config.data)
-    megabytes = len(split) * size[0] * size[1] * task.prepare.channels / 2**20
-    kind = config.data.feed
-    if kind == "auto":
-        kind = "resident" if megabytes <= config.data.resident_mb else "stream"
-    if kind == "resident":
-        rows = parallel.rows_sharding(task.mesh)
-        return feed_lib.ResidentFeed(
-            split,
-            task.prepare,
-            size,
-            seed=config.seed,
-            batch_size=config.train.batch_size,
-            put_all=parallel.put_whole(task.mesh),
-            take=jax.jit(parallel.take_rows, out_shardings=rows),
-            threads=config.data.threads,
-        )
-    return feed_lib.StreamFeed(
-        split,
-        task.prepare,
-        size,
-        seed=config.seed,
-        batch_size=config.train.batch_size,
-        rows=parallel.local_rows(task.mesh, config.train.batch_size),
-        put=parallel.put_rows(task.mesh),
-        threads=config.data.threads,
-        prefetch=config.data.prefetch,
-    )
-
-
-def make_eval_feed(
-    task: build.Task, data: dataset_lib.Dataset, role: str
-) -> feed_lib.EvalFeed | None:
-    """Returns the feed of an evaluation, None if there is no such split or it is empty."""
-    split = data.splits.get(role)
-    if split is None or not len(split):
-        return None
-    # Padding is masked, so rounding the batch up to the devices changes no figure.
-    devices = task.mesh.devices.size
-    batch_size = -(-task.config.eval.batch_size // devices) * devices
-    return feed_lib.EvalFeed(
-        split,
-        task.prepare,
-        batch_size=batch_size,
-        rows=parallel.local_rows(task.mesh, batch_size),
-        put=parallel.put_rows(task.mesh),
-        threads=task.config.data.threads,
-        resident_bytes=task.config.data.resident_mb * 2**20,
-    )
-
-
 def _agreed(stop: signals.StopRequest, plan: Plan, step: int) -> bool:
     """Returns whether to stop here; processes agree where they wait for each other anyway."""
     if jax.process_count() == 1:
@@ -324,7 +268,7 @@ def _final_test(
     eval_step: Any,
 ) -> dict[str, float] | None:
     """Scores the test split once, with the weights that were best on validation."""
-    feed = make_eval_feed(task, data, "test")
+    feed = build.eval_feed(task, data, "test")
     if feed is None:
         logger.warning("%s has no test split, so there is no test figure", data.source.name)
         return None

@@ -118,7 +118,9 @@ def open_arrays(path: pathlib.Path) -> Native:
 
 def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, because np.load leaves the file open when it finds it damaged.
+        with open(path, "rb") as file:
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise UsageError(
                     f"{path} is a single array; save with np.savez(path, x=..., y=...)"

@@ -1,10 +1,12 @@
 """Augmentation on the device: pure functions of a picture, a key and an amount.
 
 `augment` is called inside the jitted train step. Every row draws from its own key, so what happens
-to an example depends on (seed, step, row) alone: not on the other rows, nor on how the batch is
-laid out over devices. Only mixup and cutmix join rows. Each operation draws from its own branch of
-the row's key, so switching one on leaves the draws of the others as they were, and one that is off
-is not in the compiled program at all. Nothing here decodes, standardises or is used in evaluation.
+to an example depends on (seed, step, row) alone, not on the other rows; only mixup and cutmix join
+rows. Another layout of the batch over devices makes the same crops, flips, cuts and pastes bit for
+bit; blended values (colour, resampling, mixup) may differ in the last place, as XLA rounds a fused
+multiply-add once. Each operation draws from its own branch of the row's key, so switching one on
+leaves the draws of the others as they were, and one that is off is not in the compiled program at
+all. Nothing here decodes, standardises or is used in evaluation.
 """
 
 import math
@@ -346,22 +348,20 @@ def mix(
 
     Sources: Zhang et al. (2018), arXiv:1710.09412; Yun et al. (2019), arXiv:1905.04899.
     """
-    for_choice, for_mixup, for_cutmix = jax.random.split(key, 3)
-    if not cutmix_alpha:
-        return mixup(images, targets, _draw_share(for_mixup, mixup_alpha))
-    for_share, for_centre = jax.random.split(for_cutmix)
+    for_coin, for_share, for_centre = jax.random.split(key, 3)
     size = jnp.array(images.shape[1:3], jnp.int32)
     centre = jax.random.randint(for_centre, (2,), 0, size, jnp.int32)
-    cut = cutmix(images, targets, _draw_share(for_share, cutmix_alpha), centre)
-    if not mixup_alpha:
-        return cut
-    blend = mixup(images, targets, _draw_share(for_mixup, mixup_alpha))
-    coin = jax.random.bernoulli(for_choice)
-    return jnp.where(coin, cut[0], blend[0]), jnp.where(coin, cut[1], blend[1])
-
-
-def _draw_share(key: jax.Array, alpha: float) -> jax.Array:
-    return jax.random.beta(key, alpha, alpha, (), jnp.float32)
+    if not (mixup_alpha and cutmix_alpha):
+        alpha = mixup_alpha or cutmix_alpha
+        share = jax.random.beta(for_share, alpha, alpha, (), jnp.float32)
+        if mixup_alpha:
+            return mixup(images, targets, share)
+        return cutmix(images, targets, share, centre)
+    cut = jax.random.bernoulli(for_coin)
+    either = jnp.where(cut, jnp.float32(cutmix_alpha), jnp.float32(mixup_alpha))
+    share = jax.random.beta(for_share, either, either, (), jnp.float32)
+    blended, pasted = mixup(images, targets, share), cutmix(images, targets, share, centre)
+    return jnp.where(cut, pasted[0], blended[0]), jnp.where(cut, pasted[1], blended[1])
 
 
 def mixup(images: jax.Array, targets: jax.Array, share: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -262,12 +262,12 @@ def _check_pictures(root: pathlib.Path, found: dict[str, _Scan]) -> None:
 
 def _ignored(scans: list[_Scan]) -> list[str]:
     notes = []
-    for names, what in (
-        ([name for scan in scans for name in scan.other], "without a picture extension"),
-        ([name for scan in scans for name in scan.outside], "outside a class folder"),
-        ([name for scan in scans for name in scan.broken], "that are broken links"),
+    for names, noun, what in (
+        ([name for scan in scans for name in scan.other], "file", " without a picture extension"),
+        ([name for scan in scans for name in scan.outside], "picture", " outside a class folder"),
+        ([name for scan in scans for name in scan.broken], "broken link", ""),
     ):
         if names:
-            noun = "file" if len(names) == 1 else "files"
-            notes.append(f"{len(names)} {noun} {what} ignored, first {names[0]}")
+            plural = "" if len(names) == 1 else "s"
+            notes.append(f"{len(names)} {noun}{plural}{what} ignored, first {names[0]}")
     return notes

@@ -5,6 +5,7 @@ stores what it used (`to_json`), so a picture met years later is treated the sam
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,12 +65,12 @@ class Preprocess:
         std = jnp.asarray(self.std, jnp.float32).reshape(shape)
         return (images - mean) / std
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         """Returns plain data that `from_json` reads back."""
         return dataclasses.asdict(self)
 
     @staticmethod
-    def from_json(stored: dict) -> "Preprocess":
+    def from_json(stored: dict[str, Any]) -> "Preprocess":
         """Returns what `to_json` stored."""
         plain = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
         return Preprocess(**plain)
@@ -82,7 +83,7 @@ def from_config(
 ) -> Preprocess:
     """Returns the preprocessing a config asks for; mean and std override its own."""
     names = [f.name for f in dataclasses.fields(Preprocess)]
-    values = {
+    values: dict[str, Any] = {
         name: tuple(data[name]) if isinstance(data[name], list | tuple) else data[name]
         for name in names
     }

@@ -171,7 +171,7 @@ def _open_native(data: ml_collections.ConfigDict) -> Native:
     looks_like_path = data.name.startswith(("/", "./", "../", "~")) or data.name in (".", "..")
     is_file_name = data.name.lower().endswith((".csv", ".tsv", ".npz"))
     try:
-        if path.exists():
+        if os.path.exists(path):
             return _open_path(path, data)
     except PermissionError as error:
         raise UserError(f"{error.filename or path}: permission denied") from error

@@ -71,8 +71,8 @@ def from_builder(builder: Any, image_key: str, label_key: str) -> Native:
 
     Args:
       builder: a prepared tfds builder.
-      image_key: feature of the pictures; '' to find it.
-      label_key: feature of the labels; '' to find it.
+      image_key: feature of the pictures; '' for the supervised one, else the first by name.
+      label_key: feature of the labels; likewise.
 
     Raises:
       UsageError: a feature is not there or not of the right type.
@@ -101,7 +101,8 @@ def from_builder(builder: Any, image_key: str, label_key: str) -> Native:
 def _feature_keys(info: Any, image_key: str, label_key: str) -> tuple[str, str]:
     import tensorflow_datasets as tfds
 
-    features = dict(info.features.items()) if hasattr(info.features, "items") else {}
+    # By name: tfds restores them in an order that differs from process to process.
+    features = dict(sorted(info.features.items())) if hasattr(info.features, "items") else {}
     pair = info.supervised_keys
     supervised = pair if isinstance(pair, tuple) and len(pair) == 2 else ("", "")
     keys: list[str] = []

@@ -16,6 +16,7 @@ from jax import lax
 
 from imgclass.config import nearest
 from imgclass.errors import UsageError
+from imgclass.models import tiled_pool
 
 # 'VALID', 'SAME' (as TensorFlow and Keras pad), or so many pixels on all four sides (as PyTorch).
 Padding = str | int
@@ -34,9 +35,6 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "softplus": jax.nn.softplus,
     "tanh": jnp.tanh,
 }
-
-# Above this many cells the chain of selects in `_first_maximum` is longer than it is quick.
-_LARGEST_TILE = 64
 
 
 def one_of(value: str, allowed: Iterable[str], key: str) -> str:
@@ -129,8 +127,8 @@ def max_pool(
       float[batch, height', width', channels], of x's dtype.
     """
     stride = window if stride is None else stride
-    if window == stride and padding == "VALID" and window * window <= _LARGEST_TILE:
-        return _tiled_max_pool(x, window)
+    if window == stride and padding == "VALID" and window <= tiled_pool.LARGEST_WINDOW:
+        return tiled_pool.max_pool(x, window)
     return nn.max_pool(x, (window, window), (stride, stride), _pairs(padding))
 
 
@@ -309,52 +307,3 @@ def _pairs(padding: Padding) -> str | list[tuple[int, int]]:
         return "SAME"
     pixels = _symmetric(padding)
     return [(pixels, pixels), (pixels, pixels)]
-
-
-def _tiles(x: jax.Array, window: int) -> jax.Array:
-    """Cuts float[batch, h, w, c] into [batch, rows, window, columns, window, c], dropping a rest."""
-    batch, height, width, channels = x.shape
-    rows, columns = height // window, width // window
-    x = x[:, : rows * window, : columns * window]
-    return x.reshape(batch, rows, window, columns, window, channels)
-
-
-def _first_maximum(x: jax.Array, window: int) -> tuple[jax.Array, jax.Array]:
-    """Returns each tile's maximum and, as i8, the number of the first cell that holds it."""
-    tiles = _tiles(x, window)
-    best = tiles[:, :, 0, :, 0]
-    index = jnp.zeros(best.shape, jnp.int8)
-    for cell in range(1, window * window):
-        value = tiles[:, :, cell // window, :, cell % window]
-        # Strictly larger, so that the first of equals stays; a NaN is not larger but must win.
-        wins = (value > best) | (jnp.isnan(value) & ~jnp.isnan(best))
-        best = jnp.where(wins, value, best)
-        index = jnp.where(wins, jnp.int8(cell), index)
-    return best, index
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _tiled_max_pool(x: jax.Array, window: int) -> jax.Array:
-    """Max-pools windows that neither overlap nor leave gaps.
-
-    Elementwise, so it fuses, and on CPU it is many times as fast as the gradient of reduce_window,
-    a serial select-and-scatter. The derivative goes by the index of the first maximum: a mask of
-    the cells that equal the maximum would send the gradient to every tied one.
-    """
-    return _first_maximum(x, window)[0]
-
-
-def _tiled_max_pool_jvp(
-    window: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    # Linear in the tangent, so JAX transposes it for the gradient; forward mode works as well.
-    best, index = _first_maximum(primals[0], window)
-    shape = (1, 1, window, 1, window, 1)
-    cell = lax.broadcasted_iota(jnp.int8, shape, 2) * jnp.int8(window)
-    cell = cell + lax.broadcasted_iota(jnp.int8, shape, 4)
-    chosen = index[:, :, None, :, None, :] == cell
-    tangent = _tiles(tangents[0], window)
-    return best, jnp.where(chosen, tangent, jnp.zeros_like(tangent)).sum(axis=(2, 4))
-
-
-_tiled_max_pool.defjvp(_tiled_max_pool_jvp)

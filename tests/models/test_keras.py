@@ -13,9 +13,6 @@ from imgclass import models
 
 keras = pytest.importorskip("keras")
 
-# Keras promotes dtypes and ranks as NumPy does, which the test session forbids elsewhere.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
 
 def keras_network(config, num_classes, size):
     """The network as a reader of the Keras documentation would write it."""
@@ -91,6 +88,7 @@ def test_logits_equal_keras(model_config, overrides):
     variables = jax.tree_util.tree_map_with_path(draw, shapes)
     variables = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), variables)
     x = random.uniform(0, 1, size=(4, 64, 64, 3)).astype(np.float32)
+    # Keras promotes dtypes and ranks as NumPy does, which the test session forbids elsewhere.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         net = keras_network(config, 10, 64)
         net.set_weights([np.asarray(w) for w in weights_in_keras_order(variables, config)])

@@ -23,9 +23,13 @@ def test_names():
     assert models.names() == sorted(["cnn", *PARAMETERS])
 
 
-@pytest.mark.parametrize("name", ["cnn", *PARAMETERS])
-def test_every_model_keeps_the_contract(model_config, name):
-    model = models.create(model_config(name=name), 7, (32, 32, 3))
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    # The textbook net at 32 pixels: 896 + 15*15*32*1000 + 1000.
+    [("cnn", 7_201_896), *PARAMETERS.items()],
+)
+def test_every_model_keeps_the_contract(model_config, name, parameters):
+    model = models.create(model_config(name=name), 1000, (32, 32, 3))
 
     def run(key):
         variables = model.init(key)
@@ -34,19 +38,13 @@ def test_every_model_keeps_the_contract(model_config, name):
 
     variables, (logits, features), trained = jax.eval_shape(run, jax.random.key(0))
     assert set(variables) == {"params", "batch_stats"}
+    assert models.count_parameters(variables["params"]) == parameters
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
-    assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
-    assert trained[0].shape == (2, 7)
+    assert (logits.shape, logits.dtype) == ((2, 1000), jnp.float32)
+    assert trained[0].shape == (2, 1000)
     assert jax.tree.structure(trained[2]) == jax.tree.structure(variables["batch_stats"])
     assert set(features) == {"stages", "last_map", "pooled"}
-    assert variables["params"]["head"]["kernel"].shape == (features["pooled"].shape[1], 7)
-
-
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_parameter_counts_are_torchvision_s(model_config, name):
-    model = models.create(model_config(name=name), 1000, (224, 224, 3))
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    assert models.count_parameters(shapes["params"]) == PARAMETERS[name]
+    assert variables["params"]["head"]["kernel"].shape == (features["pooled"].shape[1], 1000)
 
 
 def test_small_picture_stem(model_config):
@@ -78,6 +76,22 @@ def test_bottleneck_stages_at_224(model_config):
     }
     assert features["pooled"].shape == (1, 2048)
     # Version 1.5: the 3x3 convolution strides, so conv1 of stage 2 still sees 56x56.
+
+
+def draw(shapes):
+    """Random variables of those shapes: quicker than compiling init, and no statistic is 0 or 1."""
+    random = np.random.default_rng(0)
+
+    def leaf(path, shape):
+        last = path[-1].key
+        if last == "kernel":  # keeps the size of what passes, so no layer is lost in rounding
+            values = random.normal(0, np.sqrt(2 / np.prod(shape.shape[:-1])), shape.shape)
+        else:
+            low, high = (0.5, 1.5) if last in ("var", "scale") else (-0.2, 0.2)
+            values = random.uniform(low, high, shape.shape)
+        return jnp.asarray(values, jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
 def convolve(x, kernel, stride):
@@ -122,19 +136,8 @@ def numpy_resnet(variables, x, layout, bottleneck):
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_logits_equal_numpy_float64(model_config, name):
     model = models.create(model_config(name=name), 10, (48, 48, 3))
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    random = np.random.default_rng(0)
-
-    def draw(path, leaf):
-        last = path[-1].key
-        if last == "kernel":  # keeps the size of what passes, so no layer is lost in rounding
-            return random.normal(0, np.sqrt(2 / np.prod(leaf.shape[:-1])), leaf.shape)
-        low, high = (0.5, 1.5) if last in ("var", "scale") else (-0.2, 0.2)
-        return random.uniform(low, high, leaf.shape)
-
-    variables = jax.tree_util.tree_map_with_path(draw, shapes)
-    variables = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), variables)
-    x = random.normal(size=(2, 48, 48, 3)).astype(np.float32)
+    variables = draw(jax.eval_shape(model.init, jax.random.key(0)))
+    x = np.random.default_rng(1).normal(size=(2, 48, 48, 3)).astype(np.float32)
     expected = numpy_resnet(variables, x, *resnet.LAYOUTS[name])
     ours, _ = jax.jit(model.apply)(variables, x)
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
@@ -178,8 +181,8 @@ def test_convolutions_start_kaiming_normal_and_the_head_uniform():
 def test_one_step_of_resnet18_lowers_the_loss(model_config):
     config = model_config(name="resnet18", stem="cifar", batch_norm_group=4)
     model = models.create(config, 10, (16, 16, 3))
-    variables = model.init(jax.random.key(0))
-    random = np.random.default_rng(0)
+    variables = draw(jax.eval_shape(model.init, jax.random.key(0)))
+    random = np.random.default_rng(1)
     x = jnp.asarray(random.normal(size=(8, 16, 16, 3)), jnp.float32)
     targets = jnp.asarray(np.eye(10)[np.arange(8)], jnp.float32)
 
@@ -193,13 +196,14 @@ def test_one_step_of_resnet18_lowers_the_loss(model_config):
         return jax.value_and_grad(loss, has_aux=True)(params)
 
     (before, stats), gradient = loss_and_gradient(variables["params"])
-    assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves((gradient, stats)))
-    # Zero-init: a block's branch gets no gradient at first, but its last scale does.
-    assert float(jnp.abs(gradient["stage1_block1"]["bn2"]["scale"]).max()) > 0
-    moved = jax.tree.map(lambda p, g: p - 0.01 * g, variables["params"], gradient)
+    finite = jax.tree.map(lambda a: bool(np.isfinite(a).all()), (gradient, stats))
+    assert all(jax.tree.leaves(finite))
+    # A step so short that the loss falls by its length times the squared norm of the gradient.
+    squared_norm = sum(float(np.sum(np.square(g))) for g in jax.tree.leaves(gradient))
+    length = 0.01 / squared_norm
+    moved = jax.tree.map(lambda p, g: p - length * g, variables["params"], gradient)
     (after, _), _ = loss_and_gradient(moved)
-    assert after < before - 0.05
-    assert not np.allclose(stats["bn1"]["mean"], 0)
+    np.testing.assert_allclose(before - after, 0.01, rtol=0.1)
 
 
 @pytest.mark.parametrize("bottleneck", [False, True])
@@ -216,8 +220,7 @@ def test_gradients_equal_float64(bottleneck):
             dtype=dtype,
         )
         x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 16, 16, 3)), dtype)
-        key = jax.random.wrap_key_data(jnp.array([0, 7], jnp.uint32), impl="threefry2x32")
-        variables = jax.jit(lambda: module.init(key, x, train=False))()
+        variables = draw(jax.eval_shape(lambda: module.init(jax.random.key(0), x, train=False)))
 
         def loss(params):
             state = {**variables, "params": params}

@@ -1,0 +1,162 @@
+"""`imgclass VERB ...`: what can be done with a run, or with data before one.
+
+Exit status: 0 done, 1 failed, 2 wrong usage. With --json the last line of standard output is one
+JSON object. Heavy imports wait inside the verbs, so that --help answers at once.
+"""
+
+import argparse
+import json
+import logging
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from imgclass import __version__
+from imgclass.errors import UsageError, UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit status."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        return args.verb(args)
+    except UserError as error:
+        if args.debug:
+            raise
+        sys.stderr.write(f"{error}\n")
+        return error.exit_status
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def console() -> None:
+    """The `imgclass` command."""
+    sys.exit(main())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="imgclass",
+        description="Use what `python main.py --config=FILE` has trained.",
+        epilog="Exit status: 0 done, 1 failed, 2 wrong usage.",
+    )
+    parser.add_argument("--version", action="version", version=f"imgclass {__version__}")
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+
+    evaluate = _verb(verbs, "evaluate", _evaluate, "score a run on one of its splits")
+    _run_arguments(evaluate)
+    evaluate.add_argument(
+        "--split",
+        default="validation",
+        choices=("train", "validation", "test"),
+        help="default validation, so that a look at test is always asked for",
+    )
+
+    predict = _verb(verbs, "predict", _predict, "classify new pictures")
+    _run_arguments(predict)
+    predict.add_argument("paths", nargs="+", metavar="PATH", help="a picture, or a folder of them")
+    predict.add_argument("--output", metavar="FILE.csv", help="write a row a picture there")
+    predict.add_argument("--top", type=_positive, default=5, help="likeliest classes (default 5)")
+
+    data = _verb(verbs, "data", _data, "look at data before training on it")
+    data.add_argument("data", metavar="CONFIG-OR-DATA", help="a config file, a path or a tfds name")
+    data.add_argument("--sheet", metavar="FILE.png", default="contact_sheet.png")
+    return parser
+
+
+def _verb(verbs: Any, name: str, function: Any, summary: str) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+    verb.set_defaults(verb=function)
+    verb.add_argument("--json", action="store_true", help="print one JSON object, for machines")
+    verb.add_argument("--debug", action="store_true", help="show the traceback of every error")
+    return verb
+
+
+def _run_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("run", metavar="RUN", help="a run folder, such as runs/cnn-1")
+    verb.add_argument(
+        "--checkpoint",
+        default="best",
+        metavar="best|latest|STEP",
+        help="which weights (default best: on validation)",
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from imgclass import build
+    from imgclass.data import dataset
+    from imgclass.evaluate import restore, score
+
+    found = restore.restore(pathlib.Path(args.run), args.checkpoint)
+    data = dataset.open_dataset(found.task.config, found.data)
+    feed = build.eval_feed(found.task, data, args.split)
+    if feed is None:
+        have = ", ".join(role for role, split in data.splits.items() if len(split))
+        raise UsageError(f"{args.run}: its data has no {args.split} split; it has {have}")
+    classes = len(found.task.class_names)
+    figures = score.score(found.task.jitted_eval_step(), found.variables, feed, classes)
+    if args.json:
+        print(json.dumps({"run": args.run, "step": found.step, "split": args.split, **figures}))
+    else:
+        print(f"{args.run}, step {found.step}, {args.split}, {figures['examples']:,} pictures")
+        for name, value in figures.items():
+            if name != "examples":
+                print(f"  {name:12s} {value:.4f}")
+    return 0
+
+
+def _predict(args: argparse.Namespace) -> int:
+    from imgclass.evaluate import predict, restore
+
+    paths = predict.find_pictures(args.paths)
+    found = restore.restore(pathlib.Path(args.run), args.checkpoint)
+    names = found.task.class_names
+    predictions = list(predict.predict(found, paths))
+    failed = [p for p in predictions if p.probabilities is None]
+    if args.output:
+        try:
+            predict.write_csv(args.output, predictions, names, args.top)
+        except OSError as error:
+            raise UserError(f"{args.output}: cannot be written ({error.strerror})") from None
+    top = min(args.top, len(names))
+    if args.json:
+        rows: list[dict[str, Any]] = []
+        for p in predictions:
+            if p.probabilities is None:
+                rows.append({"path": p.path, "error": p.error})
+            else:
+                best = [{"label": names[i], "probability": float(p.probabilities[i])}
+                        for i in p.top(top)]  # fmt: skip
+                rows.append({"path": p.path, **best[0], "top": best})
+        print(json.dumps({"run": args.run, "step": found.step, "predictions": rows}))
+    else:
+        for p in predictions:
+            if p.probabilities is not None:
+                words = [f"{names[i]} {p.probabilities[i]:.1%}" for i in p.top(top)]
+                if not args.output:
+                    print(f"{p.path}: {', '.join(words)}")
+        if args.output:
+            print(f"{args.output}: {len(predictions) - len(failed)} pictures")
+    for p in failed:
+        sys.stderr.write(f"{p.path}: {p.error}\n")
+    return 1 if failed else 0
+
+
+def _data(args: argparse.Namespace) -> int:
+    from imgclass.data import inspect
+
+    return inspect.run(args.data, args.sheet, args.json)

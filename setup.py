@@ -1,0 +1,51 @@
+"""Installs imgclass. Bounds are what the tests ran with, on Python 3.11 and 3.12."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "imgclass/__init__.py").read_text())[1]
+
+setup(
+    name="imgclass",
+    version=VERSION,
+    description="Image classification with CNNs in JAX and Flax: train, trust, resume, use.",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["imgclass", "imgclass.*"]),
+    entry_points={"console_scripts": ["imgclass = imgclass.cli:console"]},
+    install_requires=[
+        "absl-py>=2.1,<3",
+        "array-record>=0.8,<0.9",  # random access to tfds's files
+        "flax>=0.12.8,<0.13",
+        "importlib_resources>=6",  # tfds needs it and does not say so
+        "jax>=0.10,<0.13",
+        "ml-collections>=1.1,<2",
+        "numpy>=2,<3",
+        "optax>=0.2.8,<0.3",
+        "orbax-checkpoint>=0.12.8,<0.13",
+        "pillow>=11,<14",
+        "protobuf>=5",
+        "scikit-learn>=1.5,<2",  # the embedded digits; AUROC
+        "tensorboardX>=2.6,<3",
+        "tensorflow-datasets>=4.9.10,<4.10",
+        "tqdm>=4.66,<5",
+    ],
+    extras_require={
+        # Only for tfds to prepare a set; training, evaluating and predicting never import it.
+        "prepare": ["tensorflow-cpu>=2.20,<2.22; platform_machine == 'x86_64'"],
+        "test": [
+            "keras>=3.13,<4",  # the reference the default model is compared with
+            "hypothesis>=6,<7",
+            "mypy>=1.15",
+            "pytest>=8,<10",
+            "pytest-cov>=6",
+            "pytest-timeout>=2.3",
+            "ruff>=0.12",
+        ],
+    },
+)
