@@ -8,7 +8,9 @@ import ast
 import importlib.util
 import logging
 import pathlib
+import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,7 +34,11 @@ def run(main: Callable[[ml_collections.ConfigDict, str], None]) -> None:
 
 
 def _guarded_parse(argv: Sequence[str]) -> Any:
-    return _guarded(parse, argv)
+    if {"--help", "-help", "-h"} & set(argv[1:]):
+        app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)  # absl's own exits with 1
+    parsed = _guarded(parse, argv)
+    plain_logging()  # after parsing, which sets absl's own verbosity
+    return parsed
 
 
 def _guarded(function: Callable, *args: Any) -> Any:
@@ -57,75 +63,109 @@ def plain_logging() -> None:
     absl_logging.set_verbosity(absl_logging.WARNING)
 
 
-def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, str]:
+def parse(
+    argv: Sequence[str], values: flags.FlagValues = flags.FLAGS
+) -> tuple[ml_collections.ConfigDict, str]:
     """Returns the resolved and checked config, and the experiment's name.
+
+    Args:
+      argv: the program's name and its arguments.
+      values: the flags, 'config' among them.
 
     Raises:
       ConfigError: with every problem found.
     """
     try:
-        rest = flags.FLAGS(list(argv))
-    except UserError:
-        raise
+        rest = values(list(argv))
     except Exception as error:  # whatever a parser or a config file raises is the user's to mend
-        raise _diagnosis(argv, error) from error
-    given = flags.FLAGS["config"]
-    if given.value is None:
-        raise UsageError(f"--config is missing; for example {EXAMPLE}")
-    plain_logging()  # after parsing, which sets absl's own verbosity
-    overrides = config_flags.get_override_values(given)
-    config = config_lib.resolve(given.value, overrides)
-    found = [f"{word!r}: not a flag; flags start with --" for word in rest[1:]]
-    found += config_lib.problems(config)
-    if found:
-        raise config_lib.ConfigError(found)
+        raise _diagnosis(argv, values, error) from error
+    given = values["config"]
+    if len(rest) > 1 or not isinstance(given.value, ml_collections.ConfigDict):
+        raise _diagnosis(argv, values)
+    config = config_lib.resolve(given.value, config_flags.get_override_values(given))
+    config_lib.check(config)
     return config, pathlib.Path(config_flags.get_config_filename(given).split(":")[0]).stem
 
 
-def _diagnosis(argv: Sequence[str], error: Exception) -> UserError:
+def _diagnosis(
+    argv: Sequence[str], values: flags.FlagValues, error: Exception | None = None
+) -> UserError:
     """Looks at what absl refused, and says everything that is wrong with it."""
-    words = list(argv[1:])
-    path = next((w.split("=", 1)[1] for w in words if w.startswith("--config=")), None)
-    if path is None:
-        first = [w for w in words if w.startswith("--config.")]
-        if first:
-            return UsageError(f"{first[0]}: needs --config=FILE as well; for example {EXAMPLE}")
-        return UsageError(str(error))
-    try:
-        config = _load(path)
-    except UsageError as problem:
-        return problem
-    found: list[str] = []
-    flat = config_lib.flatten(config)
     kinds = config_lib.kinds()
-    for word in words:
-        if word.startswith("--config.") and "=" in word:
-            key, text = word.removeprefix("--config.").split("=", 1)
+    found: list[str] = []
+    path = ""
+    overrides: dict[str, Any] = {}
+    for word in _joined(argv[1:], values):
+        name, given, text = word.removeprefix("--").partition("=")
+        if not word.startswith("--"):
+            found.append(f"{word!r}: not a flag; flags start with --")
+        elif name == "config":
+            path = text
+        elif name.startswith(("config.", "noconfig.")):
+            key = name.partition(".")[2]
             if key not in kinds:
                 found.append(f"{key}: no such key{config_lib.nearest(key, kinds)}")
                 continue
+            if not given and kinds[key] is bool:
+                text = str(name.startswith("config."))
             try:
-                flat[key] = parse_value(text, kinds[key])
+                overrides[key] = parse_value(text, kinds[key])
             except ValueError as problem:
                 found.append(f"{key}={text}: {problem}")
-        elif word.startswith(("--config.", "--noconfig.")):
-            key = word.removeprefix("--no").removeprefix("--").removeprefix("config.")
-            if key not in kinds:
-                found.append(f"{key}: no such key{config_lib.nearest(key, kinds)}")
-        elif not word.startswith("-"):
-            found.append(f"{word!r}: not a flag; flags start with --")
-    for key, value in flat.items():
+        else:
+            found += _flag_problems(name, text if given else None, values)
+    if not path:
+        found.insert(0, f"--config is missing; for example {EXAMPLE}")
+        return UsageError("\n".join(found))
+    try:
+        config = load_experiment(path)
+    except UsageError as problem:
+        return UsageError("\n".join([str(problem), *found]))
+    for key, value in overrides.items():
         section, _, name = key.rpartition(".")
-        target = config[section] if section else config
-        if key in kinds:
-            with config.unlocked(), target.ignore_type():
+        target = config.get(section) if section else config
+        if isinstance(target, ml_collections.ConfigDict):
+            with target.unlocked(), target.ignore_type():
                 target[name] = value
-    return config_lib.ConfigError(
-        [*found, *config_lib.problems(config_lib.resolve(config))] or [_first_line(error)]
-    )
+    found += config_lib.problems(config_lib.resolve(config, overrides))
+    return config_lib.ConfigError(found or [_first_line(error or ValueError("bad arguments"))])
 
 
-def _load(path_and_argument: str) -> ml_collections.ConfigDict:
+def _joined(words: Sequence[str], values: flags.FlagValues) -> list[str]:
+    """Returns the words with '-flag value' written '--flag=value', which absl takes as well."""
+    joined: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word.startswith("-") and word.strip("-"):
+            word = f"--{word.lstrip('-')}"
+            name = word[2:]
+            known = name.startswith("config.") or (name in values and not values[name].boolean)
+            alone = config_lib.kinds().get(name.removeprefix("config.")) is bool or "=" in word
+            if known and not alone and rest and not rest[0].startswith("--"):
+                word = f"{word}={rest.pop(0)}"
+        joined.append(word)
+    return joined
+
+
+def _flag_problems(name: str, text: str | None, values: flags.FlagValues) -> list[str]:
+    known = {flag for flag in values if not flag.startswith("config.")}
+    if name not in known and name.removeprefix("no") not in known:
+        return [f"--{name}: no such flag{config_lib.nearest(name, known)}"]
+    if name in known and text is not None:
+        try:
+            values[name].parser.parse(text)
+        except (ValueError, TypeError) as problem:
+            return [f"--{name}={text}: {_first_line(problem)}"]
+    return []
+
+
+def load_experiment(path_and_argument: str) -> ml_collections.ConfigDict:
+    """Returns the config of 'FILE.py' or 'FILE.py:ARGUMENT', neither resolved nor checked.
+
+    Raises:
+      UsageError: there is no such file, or it fails.
+    """
     path, _, argument = path_and_argument.partition(":")
     file = pathlib.Path(path)
     if not file.is_file():
@@ -139,8 +179,28 @@ def _load(path_and_argument: str) -> ml_collections.ConfigDict:
         spec.loader.exec_module(module)
         config = module.get_config(argument) if argument else module.get_config()
     except Exception as error:
-        raise UsageError(f"{path}: {type(error).__name__}: {_first_line(error)}") from error
-    return ml_collections.ConfigDict(config)
+        raise UsageError(f"{_place(path, error)}: {_reason(error)}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UsageError(f"{path}: get_config() has to return imgclass.config.defaults(), changed")
+    return config
+
+
+def _place(path: str, error: Exception) -> str:
+    """Returns the file, with the line of it that raised."""
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == str(pathlib.Path(path))
+    ]
+    return f"{path}, line {lines[-1]}" if lines else path
+
+
+def _reason(error: Exception) -> str:
+    text = _first_line(error)
+    unknown = re.match(r"""['"]+Key "(.+?)" does not exist""", text)
+    if unknown:  # ml_collections goes on to print every key there is
+        return f"no such key {unknown[1]!r}{config_lib.nearest(unknown[1], config_lib.kinds())}"
+    return f"{type(error).__name__}: {text}"
 
 
 def parse_value(text: str, kind: type) -> Any:

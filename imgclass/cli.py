@@ -67,8 +67,13 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--top", type=_positive, default=5, help="likeliest classes (default 5)")
 
     data = _verb(verbs, "data", _data, "look at data before training on it")
-    data.add_argument("data", metavar="CONFIG-OR-DATA", help="a config file, a path or a tfds name")
-    data.add_argument("--sheet", metavar="FILE.png", default="contact_sheet.png")
+    data.add_argument("data", metavar="CONFIG-OR-PATH", help="a config file, a path or a tfds name")
+    data.add_argument(
+        "--sheet",
+        metavar="FILE.png",
+        default="contact_sheet.png",
+        help="where to draw training pictures (default contact_sheet.png); '' is nowhere",
+    )
     return parser
 
 
@@ -157,6 +162,27 @@ def _predict(args: argparse.Namespace) -> int:
 
 
 def _data(args: argparse.Namespace) -> int:
-    from imgclass.data import inspect
+    from imgclass import arguments, config
+    from imgclass.data import inspect, preprocess, sheet, source
 
-    return inspect.run(args.data, args.sheet, args.json)
+    if args.data.partition(":")[0].endswith(".py"):
+        chosen = arguments.load_experiment(args.data)
+    else:
+        chosen = config.defaults()
+        chosen.data.name = args.data
+    chosen = config.resolve(chosen)
+    config.check(chosen)
+    opened = source.open_source(chosen.data)
+    survey = inspect.survey(opened, chosen.data)
+    findings = inspect.findings(survey, chosen)
+    if not args.json:
+        print(sheet.report(survey, findings), flush=True)
+    if args.sheet:
+        bad = [file.index for file in survey.splits["train"].bad_files]
+        picture = sheet.contact_sheet(opened, preprocess.from_config(chosen.data), bad)
+        sheet.save(picture, args.sheet)
+    if args.json:
+        print(json.dumps(sheet.to_json(survey, findings, args.sheet or None)))
+    elif args.sheet:
+        print(f"\n{args.sheet}: training pictures as the model sees them")
+    return 0

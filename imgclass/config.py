@@ -91,9 +91,10 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns "; did you mean 'x'?" for the closest known name, or ''."""
     names = list(known)
-    found = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if not found:  # the right key in the wrong section
-        last = {n.rpartition(".")[2]: n for n in names}
+    last = {n.rpartition(".")[2]: n for n in reversed(names) if "/" not in n}
+    right_key = last.get(name.rpartition(".")[2])  # in the wrong section
+    found = [right_key] if right_key else difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if not found:
         close = difflib.get_close_matches(name.rpartition(".")[2], last, n=1, cutoff=0.7)
         found = [last[c] for c in close]
     return f"; did you mean {found[0]!r}?" if found else ""
@@ -134,9 +135,12 @@ def problems(config: config_dict.ConfigDict) -> list[str]:
     for path in flat:
         if path not in known:
             found.append(f"{path}: no such key{nearest(path, known)}")
-    for path in known:
-        if path not in flat:
-            found.append(f"{path}: missing; start from imgclass.config.defaults()")
+    missing = [path for path in known if path not in flat]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        found.append(
+            f"{', '.join(missing[:3])}{more}: missing; start from imgclass.config.defaults()"
+        )
     if found:
         return found
     for path, key in _keys():
@@ -176,6 +180,9 @@ def _duration_problems(path: str, flat: dict[str, Any], key: Duration) -> list[s
     ((unit, value),) = given.items()
     if path == "train.total" and unit == "percent":
         return [f"{path}_percent: the whole run cannot be a percentage of itself"]
+    wanted: Any = int if _unit_type(unit) is int else (int, float)
+    if not isinstance(value, wanted) or isinstance(value, bool):
+        return [f"{path}_{unit}={value!r}: must be {_unit_type(unit).__name__}"]
     if not key.rule.test(value):
         return [f"{path}_{unit}={value!r}: must be {key.rule.words}"]
     if unit == "percent" and value > 100:
@@ -348,7 +355,10 @@ def from_json(text: str) -> config_dict.ConfigDict:
       ConfigError: if it holds a key that is no longer known, or a bad value.
     """
     config = defaults()
-    stored = flatten(json.loads(text))
+    tree = json.loads(text)
+    if not isinstance(tree, dict):
+        raise ConfigError(["not a JSON object"])
+    stored = flatten(tree)
     known = flatten(config)
     unknown = [f"{p}: no such key{nearest(p, known)}" for p in stored if p not in known]
     if unknown:
@@ -356,7 +366,8 @@ def from_json(text: str) -> config_dict.ConfigDict:
     for path, value in stored.items():
         section, _, name = path.rpartition(".")
         target = config[section] if section else config
-        target[name] = tuple(value) if isinstance(value, list) else value
+        with target.ignore_type():  # check() has better words for a wrong one
+            target[name] = tuple(value) if isinstance(value, list) else value
     check(config)
     return config
 

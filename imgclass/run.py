@@ -45,7 +45,11 @@ def new_folder(root: pathlib.Path, name: str) -> pathlib.Path:
     while True:
         folder = root / f"{name}-{number}"
         try:
-            folder.mkdir(parents=True)
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{root}: cannot be made ({error.strerror}); give --workdir") from None
+        try:
+            folder.mkdir()
             return folder
         except FileExistsError:
             number += 1
@@ -69,7 +73,8 @@ def locked(folder: pathlib.Path, lead: bool = True) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / "lock").open("a+")
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
+        reason = "it is a file" if folder.is_file() else error.strerror
+        raise UserError(f"{folder}: cannot be written ({reason}); give another --workdir") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -94,8 +99,6 @@ def check_config(
     if not (folder / "config.json").exists():
         return
     changes = config_lib.difference(load_config(folder), config)
-    for key, (old, new) in changes.items():
-        logger.warning("config changed: %s: %r then, %r now", key, old, new)
     fixed = [key for key in changes if not MAY_CHANGE.fullmatch(key)]
     if fixed or (changes and not allow_change):
         lines = [f"{folder} was started with another config:"]
@@ -105,6 +108,8 @@ def check_config(
         else:
             lines.append("Use a new --workdir, or --allow_config_change to go on like this")
         raise UsageError("\n".join(lines))
+    for key, (old, new) in changes.items():
+        logger.warning("config changed: %s: %r then, %r now", key, old, new)
 
 
 def load_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
@@ -114,6 +119,9 @@ def load_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
         return config_lib.from_json(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{folder} is not a run folder: it has no config.json") from None
+    except config_lib.ConfigError as error:
+        words = [f"{path}: {problem}" for problem in error.problems]
+        raise UserError("\n".join(words)) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
 
@@ -207,8 +215,12 @@ class Records:
 
 
 def remove_if_unused(folder: pathlib.Path) -> None:
-    """Removes a run folder in which no run got as far as writing its config."""
-    if jax.process_index() == 0 and not (folder / "config.json").exists():
-        with contextlib.suppress(OSError):
-            (folder / "lock").unlink(missing_ok=True)
-            folder.rmdir()
+    """Removes a run folder in which no run got as far as writing its config, or is about to."""
+    if jax.process_index() != 0 or (folder / "config.json").exists():
+        return
+    with contextlib.suppress(OSError):
+        if (folder / "lock").exists():
+            with (folder / "lock").open() as file:  # of another process, if it cannot be had
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                (folder / "lock").unlink()
+        folder.rmdir()

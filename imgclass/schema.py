@@ -82,7 +82,8 @@ def _is_number(value: Any) -> bool:
 
 ANY = Rule("anything", lambda v: True)
 NOT_EMPTY = Rule("not empty", bool)
-PIXELS = each(at_least(1), sizes=(2,))
+COUNT = Rule("a whole number, 1 or more", lambda v: isinstance(v, int) and v >= 1)
+PIXELS = each(COUNT, sizes=(2,))
 
 SCHEMA: dict[str, dict[str, Key | Duration] | Key] = {
     "seed": Key(
@@ -136,7 +137,7 @@ SCHEMA: dict[str, dict[str, Key | Duration] | Key] = {
             (),
             "Height and width of training pictures before random crops, in pixels; () is "
             "image_size.",
-            each(at_least(1), sizes=(0, 2)),
+            each(COUNT, sizes=(0, 2)),
         ),
         "channels": Key(3, "3 for colour, 1 for gray.", Rule("1 or 3", lambda v: v in (1, 3))),
         "resize": Key(
@@ -200,7 +201,7 @@ SCHEMA: dict[str, dict[str, Key | Duration] | Key] = {
             "batch_size/devices gives each device its own.",
             at_least(0),
         ),
-        "filters": Key((32,), "cnn: filters of each block.", each(at_least(1), shortest=1)),
+        "filters": Key((32,), "cnn: filters of each block.", each(COUNT, shortest=1)),
         "depth": Key(1, "cnn: convolutions in a block.", at_least(1)),
         "kernel_size": Key(3, "cnn: side of the kernel, pixels.", at_least(1)),
         "stride": Key(1, "cnn: stride of a block's first convolution, pixels.", at_least(1)),
@@ -213,7 +214,7 @@ SCHEMA: dict[str, dict[str, Key | Duration] | Key] = {
         ),
         "batch_norm": Key(False, "cnn: batch norm after each convolution.", ANY),
         "dropout": Key(0.0, "cnn: rate before the last dense layer.", within(0.0, 1.0, below=True)),
-        "hidden": Key((), "cnn: widths of dense layers before the last.", each(at_least(1))),
+        "hidden": Key((), "cnn: widths of dense layers before the last.", each(COUNT)),
         "head": Key(
             "flatten",
             "cnn: 'flatten' the last feature map, or 'average' it over positions.",

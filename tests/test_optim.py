@@ -264,9 +264,9 @@ def test_without_eps_hat_it_is_optax(name):
     params = to_float32(start())
     # optax raises a float to an int32 power, which the strict session refuses.
     with jax.numpy_dtype_promotion("standard"):
-        state = theirs.init(params)
+        state, update = theirs.init(params), jax.jit(theirs.update)
         for grads in gradients():
-            updates, state = theirs.update(to_float32(grads), state, params)
+            updates, state = update(to_float32(grads), state, params)
             params = optax.apply_updates(params, updates)
     decay = 0.0 if name == "adam" else 0.3
     cfg = section(name=name, eps=1e-7, weight_decay=decay, no_decay="")

@@ -311,7 +311,7 @@ def cutout(image: jax.Array, key: jax.Array, side: int, fill: jax.Array) -> jax.
     """
     h, w = image.shape[:2]
     centre = jax.random.randint(key, (2,), 0, jnp.array([h, w], jnp.int32), jnp.int32)
-    inside = _window(centre, jnp.array([side, side], jnp.int32), (h, w))
+    inside = _window(centre, jnp.full(2, side, jnp.int32), (h, w))
     return jnp.where(inside[..., None], fill[None, None, :], image)
 
 

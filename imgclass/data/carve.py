@@ -7,7 +7,7 @@ counter-based bit generator and a stable sort, and on nothing that may change wi
 import numpy as np
 
 # One stream of random numbers a purpose; the numbers are part of the contract, like a file format.
-VALIDATION_TAG, TEST_TAG, DIGITS_TAG = 1, 2, 3
+VALIDATION_TAG, TEST_TAG = 1, 2
 
 
 def carve(

@@ -25,14 +25,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "elu": jax.nn.elu,
     # The exact form, as in Keras and PyTorch; jax.nn.gelu alone is the tanh approximation.
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "hard_swish": jax.nn.hard_swish,
-    "identity": lambda x: x,
-    "leaky_relu": jax.nn.leaky_relu,
     "relu": jax.nn.relu,
-    "relu6": jax.nn.relu6,
-    "sigmoid": jax.nn.sigmoid,
     "silu": jax.nn.silu,
-    "softplus": jax.nn.softplus,
     "tanh": jnp.tanh,
 }
 
@@ -226,8 +220,9 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps float[batch, in] to dtype[batch, features]."""
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
         return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)[None, :]
 
 

@@ -99,26 +99,29 @@ def test_everything_on_stays_in_range_and_treats_rows_differently():
     np.testing.assert_allclose(targets.sum(axis=1), 1.0, rtol=1e-6)
 
 
-def on_one_and_on_eight_devices(changes, n=16):
+def on_one_and_on_eight_devices(program, n=16):
     arguments = (pictures(n), one_hot(n), row_keys(n), jax.random.key(2))
     mesh = Mesh(np.array(jax.devices()), ("data",))
     rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
     spread = [jax.device_put(x, s) for x, s in zip(arguments, (rows,) * 3 + (whole,), strict=True)]
-    program = compiled(tuple(changes.items()), (8, 8), 3)
     return program(*arguments), program(*spread)
 
 
 def test_eight_devices_choose_the_same_pixels_bit_for_bit():
-    one, eight = on_one_and_on_eight_devices(
-        {"pad_crop": 2, "flip": True, "cutout": 5, "cutmix_alpha": 1.0}
-    )
+    chosen = function({"pad_crop": 2, "flip": True, "cutout": 5})
+
+    def pasted(*arguments):
+        share, centre = jnp.float32(0.6), jnp.array([3, 6], jnp.int32)
+        return augment.cutmix(*chosen(*arguments), share, centre)
+
+    one, eight = on_one_and_on_eight_devices(jax.jit(pasted))
     np.testing.assert_array_equal(one[0], eight[0])
     np.testing.assert_array_equal(one[1], eight[1])
 
 
 def test_eight_devices_agree_to_rounding_on_blended_values():
     # The two programs are fused differently: 7e-7 was seen, and another draw is off by 0.1.
-    one, eight = on_one_and_on_eight_devices(EVERYTHING)
+    one, eight = on_one_and_on_eight_devices(compiled(tuple(EVERYTHING.items()), (8, 8), 3))
     np.testing.assert_allclose(one[0], eight[0], rtol=0, atol=3e-6)
     np.testing.assert_allclose(one[1], eight[1], rtol=0, atol=1e-6)
 
@@ -380,11 +383,18 @@ def test_factors_are_uniform_about_one(amount, low, high):
 # --- Cutout and mixing ---
 
 
+@functools.cache
+def cutouts():
+    """Cuts a side out of a 4 x 5 picture, for 2000 keys; one program for every side."""
+    image, fill = jnp.zeros((4, 5, 1), jnp.float32), jnp.ones(1, jnp.float32)
+    one = jax.vmap(lambda key, side: augment.cutout(image, key, side, fill), (0, None))
+    return jax.jit(functools.partial(one, many_keys()))
+
+
 @pytest.mark.parametrize("side", [1, 2, 3, 20])
 def test_cutout_is_a_clipped_square_about_any_pixel(side):
     h, w = 4, 5
-    image = jnp.zeros((h, w, 1), jnp.float32)
-    got = every(lambda k: augment.cutout(image, k, side, jnp.ones(1, jnp.float32)))[..., 0]
+    got = np.asarray(cutouts()(jnp.int32(side)))[..., 0]
     expected = set()
     for y, x in np.ndindex(h, w):
         square = np.zeros((h, w), np.float32)
@@ -441,7 +451,7 @@ def mixes(mixup_alpha, cutmix_alpha):
     return got[:, :-2], got[:, -2:]
 
 
-@pytest.mark.parametrize("alphas", [(0.2, 0.0), (0.0, 1.0), (1.0, 1.0)])
+@pytest.mark.parametrize("alphas", [(0.2, 0.0), (1.0, 1.0)])
 def test_targets_are_the_share_of_the_pixels(alphas):
     # The partner is white, so the mean pixel is its share.
     pixels, soft = mixes(*alphas)
@@ -450,9 +460,11 @@ def test_targets_are_the_share_of_the_pixels(alphas):
 
 
 def test_cutmix_shares_are_exact():
-    pixels, soft = mixes(0.0, 1.0)
-    assert set(np.unique(pixels)) == {0.0, 1.0}
-    np.testing.assert_array_equal(soft[:, 1], (pixels == 1.0).sum(axis=1) / 256)
+    pixels, soft = mixes(1.0, 1.0)
+    pasted = ((pixels == 0) | (pixels == 1)).all(axis=1)
+    shares = (pixels[pasted] == 1.0).sum(axis=1) / 256
+    np.testing.assert_array_equal(soft[pasted, 1], shares)
+    assert len(np.unique(shares)) > 50
 
 
 def test_both_kinds_are_chosen_equally_often():

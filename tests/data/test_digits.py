@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 import sklearn.datasets
 
-from imgclass.data.digits import open_digits
+from imgclass.data.digits import held_out, open_digits
 from imgclass.data.source import open_source
 from imgclass.errors import UserError
 from tests.data.sections import data_section
@@ -38,7 +38,7 @@ def shard(cache):
 def test_every_picture_of_scikit_learn_is_there_once(digits):
     expected, labels = sklearn.datasets.load_digits(return_X_y=True)
     train, test = digits.splits["train"], digits.splits["test"]
-    assert (len(train), len(test)) == (1437, 360)
+    assert (len(train), len(test)) == (1442, 355)
     assert set(digits.splits) == {"train", "test"}
     stored = np.concatenate([pixels(train), pixels(test)])
     assert stored.dtype == np.uint8
@@ -53,9 +53,16 @@ def test_a_fifth_of_each_class_is_test(digits):
     test = np.bincount(digits.splits["test"].labels)
     both = test + np.bincount(digits.splits["train"].labels)
     assert both.tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
-    # Times 360 / 1797: 35.66, 36.46, 35.46, 36.66, 36.26, 36.46, 36.26, 35.86, 34.86, 36.06. The
-    # whole parts make 355; the largest remainders are those of 7, 8, 3, 0 and, before 5, of 1.
-    assert test.tolist() == [36, 37, 35, 37, 36, 36, 36, 36, 35, 36]
+    # A fifth of each, rounded down.
+    assert test.tolist() == [35, 36, 35, 36, 36, 36, 36, 35, 34, 36]
+
+
+def test_the_fifth_of_each_class_is_test():
+    assert held_out(np.array([1, 1, 0, 1, 1, 1, 0, 1])).tolist() == [False] * 5 + [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_names_and_labels(digits):
@@ -69,9 +76,9 @@ def test_names_and_labels(digits):
 def test_as_a_source(digits):
     source = open_source(data_section("digits"))
     assert {role: len(own) for role, own in source.splits.items()} == {
-        "train": 1293,
+        "train": 1298,
         "validation": 144,
-        "test": 360,
+        "test": 355,
     }
     assert source.notes == ()
 
@@ -113,7 +120,7 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
 
 def test_two_processes_at_once_print_nothing_and_need_no_tensorflow(tmp_path):
     code = (
-        "import sys; from imgclass.data.digits import open_digits\n"
+        "import sys; from imgclass.data.digits import held_out, open_digits\n"
         "own = open_digits().splits['train']; own.read([0, 1436])\n"
         "sys.exit(9 if 'tensorflow' in sys.modules else 0)"
     )

@@ -153,8 +153,10 @@ def test_padded_max_pool_equals_loops():
     np.testing.assert_allclose(ours_dx, dx, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("window", [2, 3, 5, 8])
+@pytest.mark.parametrize(
+    ("window", "dtype"),
+    [(2, jnp.float32), (2, jnp.bfloat16), (3, jnp.float32), (8, jnp.float32)],
+)
 def test_tiled_max_pool_equals_reduce_window(window, dtype):
     x = jnp.asarray(pictures((1, 18, 17, 2)), dtype)
     x = x.at[:, :9, :9].set(-jnp.inf)  # whole windows of -inf: ties as well
@@ -193,7 +195,7 @@ def test_max_pool_has_forward_and_second_derivatives():
         return (layers.max_pool(x, 2) ** 2).sum()
 
     # d2/dx2 of the sum of squared maxima is 2 on each window's first maximum: trace 2 * 4.
-    np.testing.assert_allclose(jax.hessian(energy)(x).reshape(16, 16).trace(), 8.0)
+    np.testing.assert_allclose(jax.jit(jax.hessian(energy))(x).reshape(16, 16).trace(), 8.0)
 
 
 def test_batch_norm_by_hand():
