@@ -23,7 +23,11 @@ def stream(seed: int, name: str) -> jax.Array:
     Array(False, dtype=bool)
     """
     # crc32 and not hash(): Python salts the hash of a string anew in every process.
-    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+    low, high = seed % 2**32, seed >> 32
+    root = jax.random.key(low)
+    if high:  # key() alone would drop these bits, and seeds 0 and 2**32 would be one
+        root = jax.random.fold_in(root, high)
+    return jax.random.fold_in(root, zlib.crc32(name.encode()))
 
 
 def for_rows(key: jax.Array, step: jax.Array, rows: jax.Array) -> jax.Array:

@@ -96,7 +96,7 @@ def make_train_step(
         )
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         finite = jnp.isfinite(jnp.sum(rows)) & jnp.isfinite(norm)
         new = TrainState(
             step=step + 1,

@@ -14,7 +14,7 @@ import numpy as np
 
 from imgclass.data import decode, feed, preprocess, splits
 from imgclass.data.source import Source, Split, open_source
-from imgclass.errors import UsageError
+from imgclass.errors import UsageError, UserError
 
 CHUNK = 256
 
@@ -82,6 +82,12 @@ def open_dataset(config: ml_collections.ConfigDict, stored: dict | None = None) 
                 for role, split in source.splits.items()
             }
     kept = {role: _without(split, bad.get(role, [])) for role, split in source.splits.items()}
+    if not len(kept["train"]):
+        first = bad["train"][0]
+        raise UserError(
+            f"{data.name}: no training examples are left, for none can be decoded; the first is "
+            f"{first.name}: {first.reason}"
+        )
     if data.standardize == "train":
         if stored is not None:
             prepare = preprocess.Preprocess.from_json(stored["preprocess"])
@@ -138,8 +144,12 @@ def mean_and_std(
     def sums(start: int) -> tuple[np.ndarray, np.ndarray, int]:
         indices = range(start, min(start + CHUNK, len(split)))
         images = feed.load_examples(split, indices, prepare, prepare.image_size)
-        pixels = images.reshape(-1, prepare.channels).astype(np.int64)
-        return pixels.sum(0), (pixels**2).sum(0), len(pixels)
+        total, squares = np.zeros((2, prepare.channels), np.int64)
+        for image in images:  # one at a time, for whole numbers take eight times the memory
+            pixels = image.reshape(-1, prepare.channels).astype(np.int64)
+            total += pixels.sum(0)
+            squares += (pixels**2).sum(0)
+        return total, squares, images.size // prepare.channels
 
     with concurrent.futures.ThreadPoolExecutor(feed.thread_count(threads)) as pool:
         parts = list(pool.map(sums, range(0, len(split), CHUNK)))

@@ -30,7 +30,7 @@ def report(survey: Survey, findings: Sequence[Finding]) -> str:
     splits = survey.splits
     total = sum(split.examples for split in splits.values())
     classes = len(survey.class_names)
-    lines = [f"{survey.name}: {survey.kind}, {classes} classes, {total:,} pictures", ""]
+    lines = [f"{_shown(survey.name)}: {survey.kind}, {classes} classes, {total:,} pictures", ""]
     figures = [["", *splits], *_figures(splits)]
     table = _table([*figures, ["class", *([""] * len(splits))], *_class_counts(survey)])
     lines += [*table[: len(figures)], "", *table[len(figures) :]]
@@ -48,8 +48,7 @@ def report(survey: Survey, findings: Sequence[Finding]) -> str:
     lines += [""] * bool(findings)
     for finding in findings:
         lines += _wrap(f"{finding.level}: ", finding.text)
-    # A file name need not be text; what is not is shown as \udcXX.
-    return "\n".join(lines).encode("utf-8", "backslashreplace").decode()
+    return "\n".join(lines)
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -111,13 +110,19 @@ def _duplicates(found: Duplicates) -> str:
 
 def _wrap(label: str, text: str) -> list[str]:
     return textwrap.wrap(
-        label + text, COLUMNS, subsequent_indent="  ", break_long_words=False,
+        label + _shown(text), COLUMNS, subsequent_indent="  ", break_long_words=False,
         break_on_hyphens=False,
     )  # fmt: skip
 
 
 def _short(name: str, most: int) -> str:
+    name = _shown(name)
     return name if len(name) <= most else name[: most - 3] + "..."
+
+
+def _shown(text: str) -> str:
+    """Returns text that can be printed: a file name need not be, and has \\udcXX for what is not."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def to_json(survey: Survey, findings: Sequence[Finding], sheet: str | None) -> dict[str, Any]:

@@ -194,7 +194,7 @@ def test_the_fingerprint_sees_a_flipped_bit(prepared):
 def test_few_open_files_are_enough(prepared, monkeypatch):
     monkeypatch.setattr("imgclass.data.tfds_split._most_open_files", lambda: 1)
     test = as_path(prepared).splits["test"]
-    assert [r.name for r in test.read([0, 359])] == ["test/0", "test/359"]
+    assert [r.name for r in test.read([0, 354])] == ["test/0", "test/354"]
 
 
 @needs_cifar10

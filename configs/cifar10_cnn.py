@@ -1,0 +1,39 @@
+"""CIFAR-10, a small VGG-like CNN with batch norm and light augmentation, for two CPU cores.
+
+Run       python main.py --config=configs/cifar10_cnn.py
+Data      cifar10 prepared for tfds (see README, "CIFAR-10 and ImageNet")
+"""
+
+import ml_collections
+
+from imgclass import config as config_lib
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """Returns the config; `arg` is another data set of small pictures."""
+    config = config_lib.defaults()
+    config.data.name = arg or "cifar10"
+    config.data.image_size = (32, 32)
+    config.data.standardize = "given"
+    config.data.mean = (0.4914, 0.4822, 0.4465)
+    config.data.std = (0.2470, 0.2435, 0.2616)
+
+    config.model.filters = (32, 64, 128)
+    config.model.depth = 2
+    config.model.padding = "SAME"
+    config.model.batch_norm = True
+    config.model.head = "average"
+
+    config.augment.flip = True
+    config.augment.pad_crop = 2
+    config.loss.label_smoothing = 0.1
+
+    config.optim.name = "sgd"
+    config.optim.lr = 0.2
+    config.optim.nesterov = True
+    config.optim.weight_decay = 5e-4
+    config.optim.schedule = "one_cycle"
+
+    config.train.batch_size = 128
+    config.train.total_epochs = 10.0
+    return config

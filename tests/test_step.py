@@ -1,0 +1,387 @@
+"""One step: closed forms in float64, accumulation, averaging, clipping, NaN, and lowering."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from imgclass import build, metrics, parallel, step
+from imgclass.data import dataset
+from imgclass.data.preprocess import Preprocess
+from imgclass.plan import make_plan
+from tests import tiny
+
+NAMES = ("a", "b", "c")
+
+
+def make_task(changes=None, size=8, total=20, prepare=None):
+    config = tiny.config("unused", {"data.image_size": (size, size), **(changes or {})})
+    mesh = parallel.make_mesh(config.train.devices, config.train.batch_size)
+    prepare = prepare or Preprocess(image_size=(size, size))
+    return build.make(config, NAMES, prepare, mesh, total, 0)
+
+
+def make_batch(rows=8, size=8, seed=0):
+    images, labels = tiny.pictures(rows, size, seed)
+    return {
+        "image": images,
+        "label": labels.astype(np.int32),
+        "index": np.arange(rows, dtype=np.int32),
+        "mask": np.ones(rows, bool),
+    }
+
+
+def as_arrays(tree):
+    return jax.tree.map(np.array, tree)
+
+
+# A convolution of one 1x1 filter without pooling, averaged over space, before a dense layer: with
+# identity activation the logits are (mean(x) @ k + b) @ W + c.
+LINEAR = {
+    "model.filters": (2,),
+    "model.kernel_size": 1,
+    "model.pool": "none",
+    "model.head": "average",
+    "optim.name": "sgd",
+    "optim.momentum": 0.0,
+    "optim.lr": 0.5,
+}
+
+
+def linear_by_hand(params, images, labels, smoothing=0.0):
+    """Returns loss and gradients of LINEAR in float64, by the chain rule."""
+    as64 = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
+    k, b = as64["block1_conv1"]["kernel"][0, 0], as64["block1_conv1"]["bias"]
+    w, c = as64["head"]["kernel"], as64["head"]["bias"]
+    x = images.astype(np.float64) / 255
+    z = x @ k + b  # [B, H, W, 2]
+    hidden = np.maximum(z, 0)
+    pooled = hidden.mean((1, 2))
+    logits = pooled @ w + c
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    target = np.eye(3)[labels] * (1 - smoothing) + smoothing / 3
+    rows = -(target * np.log(p)).sum(1)
+    d_logits = (p - target) / len(labels)
+    d_z = (d_logits @ w.T)[:, None, None, :] * (z > 0) / (z.shape[1] * z.shape[2])
+    gradient = {
+        "block1_conv1": {
+            "kernel": np.einsum("bhwi,bhwo->io", x, d_z)[None, None],
+            "bias": d_z.sum((0, 1, 2)),
+        },
+        "head": {"kernel": pooled.T @ d_logits, "bias": d_logits.sum(0)},
+    }
+    return rows, gradient
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_one_sgd_step_is_the_closed_form(smoothing):
+    task = make_task(LINEAR | {"loss.label_smoothing": smoothing})
+    before = as_arrays(task.initial_state().params)
+    batch = make_batch()
+    state, out = task.jitted_train_step()(task.initial_state(), batch)
+    rows, gradient = linear_by_hand(before, batch["image"], batch["label"], smoothing)
+    expected = jax.tree.map(lambda w, g: w - 0.5 * g, before, gradient)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), state.params, expected
+    )
+    assert int(state.step) == 1
+    sums = out["sums"]
+    np.testing.assert_allclose(sums["loss"][0], rows.sum(), rtol=1e-6)
+    assert int(sums["loss"][1]) == 8
+    norm = np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(gradient)))
+    np.testing.assert_allclose(sums["gradient_norm"][0], norm, rtol=1e-5)
+    assert float(sums["learning_rate"][0]) == 0.5
+
+
+def test_standardization_reaches_the_model():
+    prepare = Preprocess(image_size=(8, 8), mean=(0.2, 0.3, 0.4), std=(0.5, 0.25, 0.125))
+    task = make_task(LINEAR, prepare=prepare)
+    batch = make_batch()
+    params = as_arrays(task.initial_state().params)
+    _, out = task.jitted_train_step()(task.initial_state(), batch)
+    x = (batch["image"] / 255 - np.array(prepare.mean)) / np.array(prepare.std)
+    rows, _ = linear_by_hand(params, x * 255, batch["label"])
+    np.testing.assert_allclose(out["sums"]["loss"][0], rows.sum(), rtol=1e-6)
+    variables = {"params": params, "batch_stats": {}}
+    sums, probabilities = task.jitted_eval_step()(variables, batch)
+    np.testing.assert_allclose(sums["loss"][0], rows.sum(), rtol=1e-6)
+    own = np.asarray(probabilities)[np.arange(8), batch["label"]]
+    np.testing.assert_allclose(own, np.exp(-rows), rtol=1e-5)
+
+
+def test_clipping_scales_the_whole_gradient():
+    batch = make_batch()
+    free = make_task(LINEAR)
+    before = as_arrays(free.initial_state().params)
+    _, gradient = linear_by_hand(before, batch["image"], batch["label"])
+    norm = np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(gradient)))
+    for limit, scale in ((norm / 4, 0.25), (norm * 4, 1.0)):
+        task = make_task(LINEAR | {"optim.clip_norm": float(limit)})
+        state, out = task.jitted_train_step()(task.initial_state(), batch)
+        jax.tree.map(
+            lambda w, a, g, s=scale: np.testing.assert_allclose(a, w - 0.5 * s * g, atol=1e-6),
+            before, as_arrays(state.params), gradient,
+        )  # fmt: skip
+        # What is reported is the norm before clipping.
+        np.testing.assert_allclose(out["sums"]["gradient_norm"][0], norm, rtol=1e-5)
+
+
+def test_accumulation_changes_nothing_without_batch_norm():
+    batch = make_batch(16)
+    results = []
+    for parts in (1, 4):
+        task = make_task(
+            {"optim.accumulate": parts, "train.batch_size": 16, "augment.flip": True,
+             "augment.pad_crop": 1, "augment.mixup_alpha": 0.3, "optim.name": "sgd"}
+        )  # fmt: skip
+        run, state = task.jitted_train_step(), task.initial_state()
+        for _ in range(3):
+            state, out = run(state, batch)
+        results.append((as_arrays(state.params), as_arrays(out["sums"])))
+    (params_1, sums_1), (params_4, sums_4) = results
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), params_1, params_4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), sums_1, sums_4)
+
+
+def test_accumulated_rows_come_back_in_order():
+    # Accuracy pairs logits with labels, so a wrong order would show: fit 12 rows, then count.
+    task = make_task(
+        {"optim.accumulate": 3, "train.batch_size": 12, "optim.lr": 0.02, "optim.name": "adam"},
+        total=200,
+    )
+    batch, run, state = make_batch(12), task.jitted_train_step(), task.initial_state()
+    for _ in range(150):
+        state, out = run(state, batch)
+    assert float(out["sums"]["accuracy"][0]) == 12.0
+
+
+def test_average_of_weights_by_hand():
+    task = make_task({"optim.ema_decay": 0.75, "model.batch_norm": True})
+    run, state, batch = task.jitted_train_step(), task.initial_state(), make_batch()
+    expected = as_arrays({"params": state.params, "batch_stats": state.batch_stats})
+    for _ in range(4):
+        state, _ = run(state, batch)
+        new = as_arrays({"params": state.params, "batch_stats": state.batch_stats})
+        expected = jax.tree.map(lambda e, n: 0.75 * np.float64(e) + 0.25 * n, expected, new)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), state.ema, expected
+    )
+
+
+def test_an_average_does_not_touch_the_training():
+    batch, finals = make_batch(), []
+    for decay in (0.0, 0.9):
+        task = make_task({"optim.ema_decay": decay})
+        run, state = task.jitted_train_step(), task.initial_state()
+        for _ in range(3):
+            state, _ = run(state, batch)
+        finals.append(as_arrays(state.params))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8), *finals)
+
+
+def test_batch_statistics_are_of_the_whole_batch():
+    # 1x1 convolution, no bias: its output is linear in the pixels, so NumPy knows the moments.
+    changes = {"model.batch_norm": True, "model.kernel_size": 1, "train.devices": 8}
+    task = make_task(changes)
+    state, batch = task.initial_state(), make_batch()
+    kernel = np.asarray(state.params["block1_conv1"]["kernel"], np.float64)[0, 0]
+    state, _ = task.jitted_train_step()(state, parallel.put_rows(task.mesh)(batch))
+    z = (batch["image"] / 255) @ kernel
+    stats = state.batch_stats["block1_bn1"]
+    np.testing.assert_allclose(stats["mean"], 0.1 * z.mean((0, 1, 2)), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * z.var((0, 1, 2)), rtol=1e-5)
+
+
+def nan_task(policy):
+    """A task and a state whose head is so large that the softmax overflows to NaN."""
+    task = make_task({"train.on_nonfinite": policy, "optim.ema_decay": 0.5, "model.batch_norm": True})
+    state = task.initial_state()
+    huge = jax.tree.map(lambda a: a * 1e38, state.params["head"])
+    return task, state.replace(params=state.params | {"head": huge})
+
+
+def test_a_step_that_is_not_finite_says_so():
+    task, state = nan_task("stop")
+    _, out = task.jitted_train_step()(state, make_batch())
+    assert not bool(out["finite"])
+
+
+def test_a_skipped_step_leaves_all_but_the_count():
+    task, state = nan_task("skip")
+    before = as_arrays(state)
+    after, out = task.jitted_train_step()(state, make_batch())
+    assert not bool(out["finite"])
+    assert int(after.step) == 1
+    jax.tree.map(np.testing.assert_array_equal, as_arrays(after.replace(step=before.step)), before)
+    # It adds nothing to the window, neither to sums nor to counts.
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(as_arrays(out["sums"])))
+
+
+def test_policies_agree_where_all_is_finite():
+    batch, finals = make_batch(), []
+    for policy in ("stop", "skip"):
+        task = make_task({"train.on_nonfinite": policy})
+        state, out = task.jitted_train_step()(task.initial_state(), batch)
+        assert bool(out["finite"])
+        finals.append(as_arrays(state.params))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), *finals)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_many_steps_in_one_dispatch(dtype):
+    """Stretches of 4, 1, 3, 2, ... from one program give what single steps give."""
+    task = make_task(
+        {"model.batch_norm": True, "model.dropout": 0.2, "augment.flip": True, "model.dtype": dtype}
+    )
+    images, labels = tiny.pictures(30)
+    examples = {"image": images, "label": labels.astype(np.int32)}
+    rows = np.random.default_rng(0).integers(0, 30, (12, 8)).astype(np.int32)
+
+    single, state = task.jitted_train_step(), task.initial_state()
+    losses = []
+    for indices in rows:
+        batch = as_arrays(parallel.take_rows(jax.tree.map(jnp.asarray, examples), indices))
+        state, out = single(state, batch)
+        losses.append(float(out["sums"]["loss"][0]))
+    expected = as_arrays(state.params)
+
+    many, state = task.jitted_train_steps(4), task.initial_state()
+    at, seen = 0, []
+    for count in (4, 1, 3, 2, 2):
+        padded = np.resize(rows[at : at + 4], (4, 8))  # rows past the count are never read
+        state, out = many(state, examples, padded, np.int32(count))
+        seen += np.asarray(out["sums"]["loss"][0])[:count].tolist()
+        at += count
+    assert at == 12
+    assert int(state.step) == 12
+    assert many._cache_size() == 1
+    room = 1e-5 if dtype == "float32" else 2e-2
+    np.testing.assert_allclose(seen, losses, rtol=room)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=room, rtol=room), state.params, expected
+    )
+
+
+def test_steps_are_traced_once(monkeypatch):
+    traces = []
+    original = metrics.batch_sums
+    monkeypatch.setattr(
+        metrics, "batch_sums", lambda *args: (traces.append(1), original(*args))[1]
+    )
+    task = make_task({"model.batch_norm": True, "optim.schedule": "cosine"})
+    put = parallel.put_rows(task.mesh)
+    run, state = task.jitted_train_step(), task.initial_state()
+    for seed in range(5):
+        state, _ = run(state, put(make_batch(seed=seed)))
+    assert len(traces) == 1
+    score = task.jitted_eval_step()
+    for seed in range(5):
+        score({"params": state.params, "batch_stats": state.batch_stats}, put(make_batch(seed=seed)))
+    assert len(traces) == 2
+    assert (run._cache_size(), score._cache_size()) == (1, 1)
+
+
+def test_padding_rows_do_not_reach_the_score():
+    task = make_task()
+    state = task.initial_state()
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    batch = make_batch()
+    batch["mask"][5:] = False
+    sums, _ = task.jitted_eval_step()(variables, batch)
+    batch["image"][5:] = 255
+    batch["label"][5:] = 0
+    again, _ = task.jitted_eval_step()(variables, batch)
+    assert int(sums["loss"][1]) == 5
+    jax.tree.map(np.testing.assert_array_equal, as_arrays(sums), as_arrays(again))
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["cnn", "resnet18"])
+def test_steps_lower_for_accelerators_without_one(name, dtype, platform):
+    changes = {"model.name": name, "model.dtype": dtype, "augment.random_resized_crop": True,
+               "augment.hue": 0.1, "optim.ema_decay": 0.9}  # fmt: skip
+    task = make_task(changes, size=32)
+    batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in make_batch(size=32).items()}
+    lowered = (
+        task.jitted_train_step().trace(task.abstract, batch).lower(lowering_platforms=(platform,))
+    )
+    text = lowered.as_text()
+    found = re.search(r"stablehlo\.convolution.*-> tensor<[\dx]+x(\w+)>", text)
+    assert found is not None
+    assert found[1] == {"float32": "f32", "bfloat16": "bf16"}[dtype]
+    variables = {"params": task.abstract.params, "batch_stats": task.abstract.batch_stats}
+    task.jitted_eval_step().trace(variables, batch).lower(lowering_platforms=(platform,))
+    examples = {
+        "image": jax.ShapeDtypeStruct((30, 32, 32, 3), np.uint8),
+        "label": jax.ShapeDtypeStruct((30,), np.int32),
+    }
+    rows, count = jax.ShapeDtypeStruct((4, 8), np.int32), jax.ShapeDtypeStruct((), np.int32)
+    task.jitted_train_steps(4).trace(task.abstract, examples, rows, count).lower(
+        lowering_platforms=(platform,)
+    )
+
+
+def test_bfloat16_learns_and_keeps_float32_weights():
+    task = make_task({"model.dtype": "bfloat16", "model.batch_norm": True, "optim.lr": 0.01})
+    run, state, batch = task.jitted_train_step(), task.initial_state(), make_batch()
+    losses = []
+    for _ in range(30):
+        state, out = run(state, batch)
+        losses.append(float(out["sums"]["loss"][0]) / 8)
+    assert losses[-1] < 0.5 * losses[0]
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(state.params))
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(state.batch_stats))
+
+
+def test_the_state_given_is_consumed():
+    task = make_task()
+    state = task.initial_state()
+    task.jitted_train_step()(state, make_batch())
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+
+
+def test_a_step_is_a_pure_function(tmp_path):
+    """Equal (state, batch) give equal bits, whatever was called in between."""
+    task = make_task({"model.dropout": 0.5, "augment.flip": True, "augment.cutmix_alpha": 1.0})
+    run = task.jitted_train_step()
+    first, _ = run(task.initial_state(), make_batch())
+    first = as_arrays(first)
+    run(task.initial_state(), make_batch(seed=9))
+    again, _ = run(task.initial_state(), make_batch())
+    jax.tree.map(np.testing.assert_array_equal, first, as_arrays(again))
+    later, _ = run(task.initial_state().replace(step=jnp.int32(1)), make_batch())
+    assert any(  # the step chooses the draws
+        (a != b).any() for a, b in zip(
+            jax.tree.leaves(first.params), jax.tree.leaves(as_arrays(later.params)), strict=True
+        )
+    )  # fmt: skip
+
+
+def test_make_train_step_needs_no_task():
+    """The pure step with everything bound by hand, on two rows."""
+    task = make_task({"train.batch_size": 2} | LINEAR)
+    plain = step.make_train_step(
+        config=task.config, model=task.model, tx=optax.sgd(0.5), schedule=lambda _: jnp.float32(0.5),
+        prepare=task.prepare, num_classes=3,
+    )  # fmt: skip
+    batch = jax.tree.map(jnp.asarray, make_batch(2))
+    state = task.initial_state().replace(opt_state=optax.sgd(0.5).init(task.initial_state().params))
+    after, _ = plain(state, batch)
+    _, gradient = linear_by_hand(state.params, np.asarray(batch["image"]), np.asarray(batch["label"]))
+    np.testing.assert_allclose(
+        after.params["head"]["bias"],
+        np.asarray(state.params["head"]["bias"]) - 0.5 * gradient["head"]["bias"],
+        atol=1e-6,
+    )
+
+
+def test_plan_and_data_meet_in_an_epoch(tmp_path):
+    config = tiny.config(tiny.archive(tmp_path, train=50), {"train.total_steps": 10})
+    opened = dataset.open_dataset(config)
+    plan = make_plan(config, len(opened.splits["train"]))
+    assert plan.epoch(5) == 5 * 8 / 50
