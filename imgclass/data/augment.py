@@ -15,13 +15,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from imgclass.data import colour
 from imgclass.errors import UsageError
 
 # Branches of a row's key. The order is part of what a seed means: append, never renumber.
 _CROP, _FLIP, _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _CUTOUT = range(7)
-
-# ITU-R BT.601 luma, as in PIL's mode 'L'.
-_LUMA = (0.299, 0.587, 0.114)
 
 
 def augment(
@@ -46,7 +44,7 @@ def augment(
       batch_key: key[], for the draws a batch shares.
       cfg: the config's `augment` section.
       out_size: (height, width) of the result.
-      fill: f32[C], in [0, 1], for what lies outside the picture or is cut out.
+      fill: f32[C], in [0, 1], for what cutout cuts out.
 
     Returns:
       (f32[batch, height, width, C] in [0, 1], f32[batch, K]). With everything off and (h, w)
@@ -69,20 +67,23 @@ def augment(
             scale, ratio = cfg.crop_scale, cfg.crop_ratio
             image = random_resized_crop(image, branch(_CROP), scale, ratio, out_size)
         elif cfg.pad_crop:
-            image = pad_crop(image, branch(_CROP), cfg.pad_crop, cfg.pad_mode, out_size, fill)
+            image = pad_crop(image, branch(_CROP), cfg.pad_crop, cfg.pad_mode, out_size)
         else:
             image = center_crop(image, out_size)
         if cfg.flip:
             image = random_flip(image, branch(_FLIP))
         if cfg.brightness:
-            image = adjust_brightness(image, draw_factor(branch(_BRIGHTNESS), cfg.brightness))
+            factor = colour.draw_factor(branch(_BRIGHTNESS), cfg.brightness)
+            image = colour.adjust_brightness(image, factor)
         if cfg.contrast:
-            image = adjust_contrast(image, draw_factor(branch(_CONTRAST), cfg.contrast))
+            factor = colour.draw_factor(branch(_CONTRAST), cfg.contrast)
+            image = colour.adjust_contrast(image, factor)
         if cfg.saturation:
-            image = adjust_saturation(image, draw_factor(branch(_SATURATION), cfg.saturation))
+            factor = colour.draw_factor(branch(_SATURATION), cfg.saturation)
+            image = colour.adjust_saturation(image, factor)
         if cfg.hue:
             turn = _uniform(branch(_HUE), -cfg.hue, cfg.hue)
-            image = adjust_hue(image, turn)
+            image = colour.adjust_hue(image, turn)
         if cfg.cutout:
             image = cutout(image, branch(_CUTOUT), cfg.cutout, fill)
         return image
@@ -115,7 +116,6 @@ def pad_crop(
     pad: int,
     mode: str,
     out_size: tuple[int, int],
-    fill: jax.Array,
 ) -> jax.Array:
     """Pads all four sides, then takes a window at a whole-pixel offset, each equally likely.
 
@@ -123,9 +123,9 @@ def pad_crop(
       image: f32[h, w, C].
       key: key[].
       pad: pixels on each side.
-      mode: 'constant' (`fill`) or 'reflect' (mirrored, the border pixel not repeated).
+      mode: 'constant' (black, as the field pads before it standardises) or 'reflect' (mirrored,
+        the border pixel not repeated).
       out_size: (height, width) of the window.
-      fill: f32[C].
 
     Returns:
       f32[height, width, C].
@@ -143,8 +143,7 @@ def pad_crop(
             )
         padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="reflect")
     else:
-        border = jnp.broadcast_to(fill[None, None, :], (h + 2 * pad, w + 2 * pad, channels))
-        padded = border.at[pad : pad + h, pad : pad + w].set(image)
+        padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
     _check_fits(out_size, padded.shape[:2])
     spare = jnp.array([padded.shape[0] - out_size[0], padded.shape[1] - out_size[1]], jnp.int32)
     top, left = jax.random.randint(key, (2,), 0, spare + 1, jnp.int32)
@@ -234,65 +233,6 @@ def resample(image: jax.Array, box: jax.Array, out_size: tuple[int, int]) -> jax
 def random_flip(image: jax.Array, key: jax.Array) -> jax.Array:
     """Mirrors [h, w, C] left to right, half of the time."""
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
-
-
-def draw_factor(key: jax.Array, amount: float) -> jax.Array:
-    """Draws f32[], uniform in [max(0, 1 - amount), 1 + amount], as torchvision's ColorJitter."""
-    return _uniform(key, max(0.0, 1.0 - amount), 1.0 + amount)
-
-
-def adjust_brightness(image: jax.Array, factor: jax.Array) -> jax.Array:
-    """Multiplies by `factor`: 0 is black, 1 the picture itself. Clipped to [0, 1]."""
-    return jnp.clip(image * factor, 0.0, 1.0)
-
-
-def adjust_contrast(image: jax.Array, factor: jax.Array) -> jax.Array:
-    """Moves away from the mean grey level: 0 is flat grey, 1 the picture. Clipped to [0, 1]."""
-    level = jnp.mean(_grey(image))
-    return jnp.clip(level + factor * (image - level), 0.0, 1.0)
-
-
-def adjust_saturation(image: jax.Array, factor: jax.Array) -> jax.Array:
-    """Moves away from the grey picture: 0 is grey, 1 the picture. Clipped to [0, 1].
-
-    Only red, green and blue have a saturation: unless C is 3 the picture is returned as it is.
-    """
-    if image.shape[2] != 3:
-        return image
-    grey = _grey(image)
-    return jnp.clip(grey + factor * (image - grey), 0.0, 1.0)
-
-
-def _grey(image: jax.Array) -> jax.Array:
-    """f32[h, w, C] to f32[h, w, 1]; unless C is 3, the mean of the channels."""
-    weights = _LUMA if image.shape[2] == 3 else (1.0 / image.shape[2],) * image.shape[2]
-    # A sum and not a matrix product, which accelerators may round to fewer bits.
-    return jnp.sum(image * jnp.array(weights, jnp.float32)[None, None, :], axis=2, keepdims=True)
-
-
-def adjust_hue(image: jax.Array, turn: jax.Array) -> jax.Array:
-    """Turns the hue by `turn` of the circle; 1/3 takes red to green. Clipped to [0, 1].
-
-    Unless C is 3 the picture is returned as it is.
-
-    Source: Smith (1978), Color Gamut Transform Pairs, the HSV hexcone.
-    """
-    if image.shape[2] != 3:
-        return image
-    red, green, blue = image[..., 0], image[..., 1], image[..., 2]
-    value = jnp.max(image, axis=2)
-    chroma = value - jnp.min(image, axis=2)
-    safe = jnp.where(chroma == 0.0, 1.0, chroma)
-    sixths = jnp.where(
-        value == red,
-        (green - blue) / safe,
-        jnp.where(value == green, 2.0 + (blue - red) / safe, 4.0 + (red - green) / safe),
-    )
-    # From hue back to a channel: value minus the part of the chroma that this hue lacks there.
-    place = (sixths + 6.0 * turn)[..., None] + jnp.array([5.0, 3.0, 1.0], jnp.float32)[None, None]
-    place = jnp.mod(place, 6.0)
-    lack = jnp.clip(jnp.minimum(place, 4.0 - place), 0.0, 1.0)
-    return jnp.clip(value[..., None] - chroma[..., None] * lack, 0.0, 1.0)
 
 
 def cutout(image: jax.Array, key: jax.Array, side: int, fill: jax.Array) -> jax.Array:

@@ -7,13 +7,14 @@ a resumed run is checked against.
 
 import concurrent.futures
 import dataclasses
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ml_collections
 import numpy as np
 
 from imgclass.data import decode, feed, preprocess, splits
-from imgclass.data.source import Source, Split, open_source
+from imgclass.data.source import Record, Source, Split, open_source
 from imgclass.errors import UsageError, UserError
 
 CHUNK = 256
@@ -122,15 +123,29 @@ def find_bad(split: Split, prepare: preprocess.Preprocess, threads: int = 0) -> 
     def check(start: int) -> list[BadFile]:
         found = []
         indices = range(start, min(start + CHUNK, len(split)))
-        for index, record in zip(indices, split.read(indices), strict=True):
+        for index, record in zip(indices, read_each(split, indices), strict=True):
             try:
+                if isinstance(record, UserError):
+                    raise decode.BadImage(str(record))
                 prepare.load(record.image)
             except decode.BadImage as error:
-                found.append(BadFile(index, record.name, str(error)))
+                found.append(BadFile(index, split.example_names([index])[0], str(error)))
         return found
 
     with concurrent.futures.ThreadPoolExecutor(feed.thread_count(threads)) as pool:
         return [bad for part in pool.map(check, range(0, len(split), CHUNK)) for bad in part]
+
+
+def read_each(split: Split, indices: Sequence[int]) -> Iterator[Record | UserError]:
+    """Yields records; one that cannot be read is the error that says so."""
+    try:
+        yield from split.read(indices)
+    except UserError as error:
+        if len(indices) == 1:
+            yield error
+            return
+        for index in indices:
+            yield from read_each(split, [index])
 
 
 def mean_and_std(

@@ -1,7 +1,7 @@
-"""`imgclass data`: reads every picture of a data set once, and says what a day would be lost to.
+"""`imgclass data`: reads every picture of a data set once, and measures what there is.
 
-`survey` measures; `findings` judges the measurements against a config. Nothing is written here and
-nothing shown (that is `sheet.py`'s), and a picture that cannot be read is a finding, not an error.
+`findings.py` judges the measurements and `sheet.py` shows them. Nothing is written here, and a
+picture that cannot be read is a measurement, not an error.
 """
 
 import concurrent.futures
@@ -9,14 +9,13 @@ import dataclasses
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
 
 import ml_collections
 import numpy as np
 
 from imgclass.data import decode, feed, preprocess
-from imgclass.data.dataset import BadFile
-from imgclass.data.source import Record, Source, Split
+from imgclass.data.dataset import BadFile, read_each
+from imgclass.data.source import Source, Split
 from imgclass.data.splits import Subset, by_parent
 from imgclass.errors import UserError
 
@@ -24,10 +23,6 @@ CHUNK = 64  # encoded pictures that a thread holds at once; decoded ones it hold
 FORMATS = ("jpeg", "png", "webp", "bmp", "gif", "array")
 SHOWN = 3  # groups of duplicates, and sizes, given as examples
 MEMBERS = 4  # examples named of a group: one of each split, and one of another label, fit
-# Past these a finding is made; all but the first two are rules of thumb.
-MOST_IMBALANCE = 10
-SMALL_SIDE = 64  # the ImageNet stem leaves a 32nd of each side: under 64 pixels, one position
-MOST_SHRINK, MOST_STRETCH = 8, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,15 +115,6 @@ class Survey:
         return max(counts) / min(counts) if counts else 1.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """A remark. `code` is for machines; `level` is 'warning' or 'note'."""
-
-    level: str
-    code: str
-    text: str
-
-
 class _Measures:
     """Per example of a split, filled in by threads, each its own rows."""
 
@@ -187,7 +173,7 @@ def _measure(split: Split, max_pixels: int, threads: int) -> tuple[_Measures, tu
     def chunk(start: int) -> list[BadFile]:
         bad = []
         indices = range(start, min(start + CHUNK, len(split)))
-        for index, record in zip(indices, _read(split, indices), strict=True):
+        for index, record in zip(indices, read_each(split, indices), strict=True):
             try:
                 if isinstance(record, UserError):
                     raise decode.BadImage(str(record))
@@ -199,18 +185,6 @@ def _measure(split: Split, max_pixels: int, threads: int) -> tuple[_Measures, tu
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         parts = list(pool.map(chunk, range(0, len(split), CHUNK)))
     return measured, tuple(itertools.chain.from_iterable(parts))
-
-
-def _read(split: Split, indices: Sequence[int]) -> Iterator[Record | UserError]:
-    """Yields records; one that cannot be read is the error that says so."""
-    try:
-        yield from split.read(indices)
-    except UserError as error:
-        if len(indices) == 1:
-            yield error
-            return
-        for index in indices:
-            yield from _read(split, [index])
 
 
 def _is_gray(pixels: np.ndarray) -> bool:
@@ -317,107 +291,3 @@ def _groups(measures: dict[str, _Measures]) -> list[np.ndarray]:
     repeated = np.flatnonzero(np.diff(bounds) > 1)
     groups = [order[bounds[i] : bounds[i + 1]] for i in repeated]
     return sorted(groups, key=lambda places: int(places[0]))
-
-
-def findings(found: Survey, config: ml_collections.ConfigDict) -> tuple[Finding, ...]:
-    """Returns what a user should know before training with `config`, warnings first."""
-    warnings = [*_class_warnings(found), *_duplicate_warnings(found)]
-    bad = sum(len(split.bad_files) for split in found.splits.values())
-    if bad:
-        fate = (
-            "training leaves them out (data.bad_files='skip')"
-            if config.data.bad_files == "skip"
-            else "training stops at the first; mend them, or set data.bad_files='skip'"
-        )
-        warnings.append(("bad_files", f"{_count(bad, 'picture')} cannot be read: {fate}"))
-    model, size = config.model, tuple(config.data.image_size)
-    if model.name.startswith("resnet") and model.stem == "imagenet" and min(size) < SMALL_SIDE:
-        warnings.append(
-            (
-                "imagenet_stem",
-                f"model.stem='imagenet' shrinks pictures of data.image_size={size} to almost "
-                "nothing before the first block: use model.stem='cifar'",
-            )
-        )
-    if "validation" not in found.splits:
-        warnings.append(
-            ("no_validation", "no validation split: nothing to choose settings or a checkpoint by")
-        )
-    if "test" not in found.splits:
-        warnings.append(
-            ("no_test", "no test split: a score on validation, which chose the best, flatters")
-        )
-    notes = [*_size_notes(found.splits["train"], size)]
-    for role in found.carved:
-        fraction = config.data[f"{role}_fraction"]
-        apart = "" if config.data.group_by else "; data.group_by keeps a patient or video together"
-        notes.append(
-            ("carved", f"{role} is carved out of train (data.{role}_fraction={fraction}){apart}")
-        )
-    # The source's notes on classes say what the warnings above say.
-    own = [note for note in found.notes if not note.startswith(("no train ", "no val", "no test "))]
-    notes += [("source", note) for note in own]
-    return tuple(
-        Finding(level, code, text)
-        for level, remarks in (("warning", warnings), ("note", notes))
-        for code, text in remarks
-    )
-
-
-def _class_warnings(found: Survey) -> Iterator[tuple[str, str]]:
-    counts = found.splits["train"].class_counts
-    if sum(count > 0 for count in counts) < 2:
-        yield "one_class", "fewer than 2 classes have training examples: nothing to tell apart"
-    for role, split in found.splits.items():
-        zipped = zip(found.class_names, split.class_counts, strict=True)
-        missing = [repr(name) for name, count in zipped if not count]
-        if missing:
-            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-            yield "missing_class", f"no {role} example of {', '.join(missing[:5])}{more}"
-    if found.imbalance > MOST_IMBALANCE:
-        largest = counts.index(max(counts))
-        smallest = counts.index(min(count for count in counts if count))
-        yield (
-            "imbalance",
-            f"train has {found.imbalance:.1f} times as many of {found.class_names[largest]!r} "
-            f"({counts[largest]:,}) as of {found.class_names[smallest]!r} ({counts[smallest]:,}): "
-            "accuracy alone hides the rare classes",
-        )
-
-
-def _duplicate_warnings(found: Survey) -> Iterator[tuple[str, str]]:
-    for shared in found.duplicates:
-        if len(shared.splits) == 2:
-            first, second = shared.splits
-            differ = f", {shared.labels_differ} with differing labels" * bool(shared.labels_differ)
-            yield (
-                "shared_pictures",
-                f"{_count(shared.pictures, 'picture')} both in {first} and in {second}{differ}: "
-                f"the score on {second} flatters",
-            )
-    if found.conflicts.pictures:
-        one, other = _two_labels(found.conflicts.shown[0])
-        yield (
-            "label_conflict",
-            f"{_count(found.conflicts.pictures, 'picture')} with more than one label, such as "
-            f"{one.name} ({one.label}) and {other.name} ({other.label})",
-        )
-
-
-def _size_notes(train: SplitSurvey, size: tuple[int, ...]) -> Iterator[tuple[str, str]]:
-    if not train.heights:
-        return
-    height, width = train.heights[1], train.widths[1]
-    words = f"train's median picture is {height}x{width} and data.image_size is {size[0]}x{size[1]}"
-    if height > MOST_SHRINK * size[0] or width > MOST_SHRINK * size[1]:
-        yield "large_pictures", f"{words}: detail is lost, and most of the decoding is for nothing"
-    if size[0] > MOST_STRETCH * height or size[1] > MOST_STRETCH * width:
-        yield "upscaled", f"{words}: enlarging adds computation and no detail"
-
-
-def _two_labels(examples: Sequence[Example]) -> tuple[Example, Example]:
-    return examples[0], next(e for e in examples if e.label != examples[0].label)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

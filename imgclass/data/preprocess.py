@@ -72,7 +72,9 @@ class Preprocess:
     @staticmethod
     def from_json(stored: dict[str, Any]) -> "Preprocess":
         """Returns what `to_json` stored."""
-        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+        plain: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()
+        }
         return Preprocess(**plain)
 
 

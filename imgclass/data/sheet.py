@@ -1,6 +1,6 @@
 """What a survey looks like: a text report, one JSON object, and a contact sheet of pictures.
 
-Pure functions, `save` excepted. What there is to say is decided in `inspect.py`.
+Pure functions, `save` excepted. What there is to say is decided in `findings.py`.
 """
 
 import dataclasses
@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from imgclass.data import decode
-from imgclass.data.inspect import Duplicates, Finding, SplitSurvey, Survey
+from imgclass.data.findings import Finding
+from imgclass.data.inspect import Duplicates, SplitSurvey, Survey
 from imgclass.data.preprocess import Preprocess
 from imgclass.data.source import Source
 from imgclass.errors import UserError
@@ -121,7 +122,7 @@ def _short(name: str, most: int) -> str:
 
 
 def _shown(text: str) -> str:
-    """Returns text that can be printed: a file name need not be, and has \\udcXX for what is not."""
+    """Returns printable text: a file name need not be text, and has \\udcXX for what is not."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image, ImageEnhance
 
 from imgclass import config
-from imgclass.data import augment
+from imgclass.data import augment, colour
 from imgclass.errors import UsageError
 
 EVERYTHING = {
@@ -189,14 +189,13 @@ def every(function):
 def test_pad_crop_gives_every_window_and_no_other(mode):
     image = np.arange(1.0, 10.0, dtype=np.float32).reshape(3, 3, 1) / 10
     if mode == "constant":
-        padded = np.full((5, 5, 1), 0.05, np.float32)
+        padded = np.zeros((5, 5, 1), np.float32)
         padded[1:4, 1:4] = image
     else:
         # Row 0 is the picture's second row, and so on: 5 4 5 6 5 / 2 1 2 3 2 / ...
         padded = image[[1, 0, 1, 2, 1]][:, [1, 0, 1, 2, 1]]
     windows = [padded[t : t + 3, x : x + 3] for t, x in itertools.product(range(3), range(3))]
-    fill = jnp.full(1, 0.05, jnp.float32)
-    got = every(lambda k: augment.pad_crop(jnp.asarray(image), k, 1, mode, (3, 3), fill))
+    got = every(lambda k: augment.pad_crop(jnp.asarray(image), k, 1, mode, (3, 3)))
     counts = [int((got == window).all(axis=(1, 2, 3)).sum()) for window in windows]
     assert sum(counts) == 2000
     # 222 expected, standard deviation 14: within 4 of them.
@@ -204,11 +203,10 @@ def test_pad_crop_gives_every_window_and_no_other(mode):
     assert max(counts) < 278
 
 
-def test_pad_crop_pads_with_the_colour_given():
-    fill = jnp.array([0.1, 0.2, 0.3], jnp.float32)
+def test_pad_crop_pads_with_black():
     image = jnp.ones((1, 1, 3), jnp.float32)
-    got = augment.pad_crop(image, jax.random.key(0), 1, "constant", (3, 3), fill)
-    expected = np.broadcast_to(np.asarray(fill), (3, 3, 3)).copy()
+    got = augment.pad_crop(image, jax.random.key(0), 1, "constant", (3, 3))
+    expected = np.zeros((3, 3, 3), np.float32)
     expected[1, 1] = 1.0
     np.testing.assert_array_equal(got, expected)
 
@@ -326,9 +324,9 @@ FACTORS = [0.0, 0.4, 1.0, 1.7]
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        (augment.adjust_brightness, ImageEnhance.Brightness),
-        (augment.adjust_contrast, ImageEnhance.Contrast),
-        (augment.adjust_saturation, ImageEnhance.Color),
+        (colour.adjust_brightness, ImageEnhance.Brightness),
+        (colour.adjust_contrast, ImageEnhance.Contrast),
+        (colour.adjust_saturation, ImageEnhance.Color),
     ],
 )
 def test_colour_is_pillows(ours, theirs, factor):
@@ -344,19 +342,19 @@ def test_colour_by_hand():
     # Luma of (1, 0, 0) is 0.299 and of (0, 1, 0) is 0.587; their mean is 0.443.
     image = jnp.array([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]], jnp.float32)
     half = jnp.float32(0.5)
-    np.testing.assert_allclose(augment.adjust_brightness(image, half), image / 2, rtol=1e-6)
+    np.testing.assert_allclose(colour.adjust_brightness(image, half), image / 2, rtol=1e-6)
     np.testing.assert_allclose(
-        augment.adjust_contrast(image, half),
+        colour.adjust_contrast(image, half),
         [[[0.7215, 0.2215, 0.2215], [0.2215, 0.7215, 0.2215]]],
         rtol=1e-6,
     )
     np.testing.assert_allclose(
-        augment.adjust_saturation(image, half),
+        colour.adjust_saturation(image, half),
         [[[0.6495, 0.1495, 0.1495], [0.2935, 0.7935, 0.2935]]],
         rtol=1e-6,
     )
     grey = jnp.array([[[0.2], [0.6]]], jnp.float32)
-    np.testing.assert_allclose(augment.adjust_contrast(grey, half)[0, :, 0], [0.3, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(colour.adjust_contrast(grey, half)[0, :, 0], [0.3, 0.5], rtol=1e-6)
 
 
 @pytest.mark.parametrize("turn", [-0.5, -0.1, 0.0, 1 / 3, 0.5])
@@ -365,16 +363,16 @@ def test_hue_is_colorsys(turn):
     random = np.random.default_rng(5).uniform(size=(100, 3))
     colours = np.concatenate([corners, random])
     expected = []
-    for colour in colours:
-        hue, saturation, value = colorsys.rgb_to_hsv(*colour)
+    for rgb in colours:
+        hue, saturation, value = colorsys.rgb_to_hsv(*rgb)
         expected.append(colorsys.hsv_to_rgb((hue + turn) % 1.0, saturation, value))
-    got = augment.adjust_hue(jnp.asarray(colours[None], jnp.float32), jnp.float32(turn))
+    got = colour.adjust_hue(jnp.asarray(colours[None], jnp.float32), jnp.float32(turn))
     np.testing.assert_allclose(got[0], expected, atol=2e-6)
 
 
 @pytest.mark.parametrize(("amount", "low", "high"), [(0.3, 0.7, 1.3), (1.0, 0.0, 2.0)])
 def test_factors_are_uniform_about_one(amount, low, high):
-    got = every(lambda key: augment.draw_factor(key, amount))
+    got = every(lambda key: colour.draw_factor(key, amount))
     assert low <= got.min() < low + 0.02
     assert high - 0.02 < got.max() <= high
     assert abs(got.mean() - (low + high) / 2) < 4 * (high - low) / math.sqrt(12 * 2000)

@@ -82,7 +82,11 @@ def test_a_batch_is_the_pictures_of_its_step():
 
 def test_processes_share_a_global_batch():
     split = array_split(11)
-    whole, first, second = stream(split, 6), stream(split, 6, [0, 1, 2]), stream(split, 6, [3, 4, 5])
+    whole, first, second = (
+        stream(split, 6),
+        stream(split, 6, [0, 1, 2]),
+        stream(split, 6, [3, 4, 5]),
+    )
     for step in range(5):
         parts = [first.batch(step), second.batch(step)]
         together = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}

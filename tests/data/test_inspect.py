@@ -7,6 +7,7 @@ import pytest
 from imgclass import config as config_lib
 from imgclass.cli import main
 from imgclass.data import inspect, preprocess, sheet
+from imgclass.data.findings import judge
 from imgclass.data.inspect import Example
 from imgclass.data.source import open_source
 from imgclass.errors import UserError
@@ -42,7 +43,7 @@ def small_config(root, **data):
 def look(root, **data):
     config = small_config(root, **data)
     survey = inspect.survey(open_source(config.data), config.data)
-    return survey, inspect.findings(survey, config)
+    return survey, judge(survey, config)
 
 
 def codes(findings, level="warning"):
@@ -223,7 +224,7 @@ def test_fewer_than_two_classes_to_learn():
     config = small_config("digits", train_split="train[:1]", validation_split="")
     survey = inspect.survey(open_source(config.data), config.data)
     assert sum(survey.splits["train"].class_counts) == 1
-    found = codes(inspect.findings(survey, config))
+    found = codes(judge(survey, config))
     assert found == ["one_class", "missing_class", "no_validation"]
 
 
@@ -261,7 +262,7 @@ def test_imagenet_stem_on_small_pictures(tmp_path, model, stem, side, expected):
     config = small_config(tmp_path, image_size=(side, 100))
     config.model.update({"name": model, "stem": stem})
     survey = inspect.survey(open_source(config.data), config.data)
-    assert codes(inspect.findings(survey, config)) == expected
+    assert codes(judge(survey, config)) == expected
 
 
 @pytest.mark.parametrize(
