@@ -6,6 +6,7 @@ duration stands here once (`Duration`) and may be given in any of its units.
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -338,3 +339,40 @@ SCHEMA: dict[str, dict[str, Key | Duration] | Key] = {
         "progress": Key(True, "A progress bar when on a terminal.", ANY),
     },
 }
+
+
+def markdown() -> str:
+    """Returns docs/config.md: a table of every key, a section each."""
+    lines = [
+        "# Config keys",
+        "",
+        "Written by `python -m imgclass.schema > docs/config.md`. On the command line every key is",
+        "`--config.<key>=<value>`. A key that ends in `_*` is a duration and is given in exactly",
+        f"one unit, one of `{'`, `'.join(f'_{unit}' for unit in UNITS)}`; giving another unit",
+        "replaces the default one. Steps are updates, examples and epochs are of the training",
+        "split, percent is of the whole run.",
+    ]
+    header = ["", "| key | default | may be | meaning |", "| --- | --- | --- | --- |"]
+    for section, entry in SCHEMA.items():
+        if isinstance(entry, Key):
+            lines += [*header, _row(section, entry)]
+            continue
+        lines += ["", f"## {section}", *header]
+        lines += [_row(f"{section}.{name}", key) for name, key in entry.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _row(path: str, key: Key | Duration) -> str:
+    if isinstance(key, Duration):
+        path, default = f"{path}_*", f"{key.default:g} {key.unit}"
+    else:
+        default = repr(key.default)
+    words = key.rule.words
+    if words == ANY.words and isinstance(key.default, bool):
+        words = "True or False"
+    cells = [f"`{path}`", f"`{default}`", words, key.meaning.replace("*", r"\*")]
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown())
