@@ -38,6 +38,8 @@ DISTRIBUTED = flags.DEFINE_bool(
 
 def main(config: ml_collections.ConfigDict, name: str) -> None:
     """Joins the other processes if there are any, and trains."""
+    if bool(COORDINATOR.value) != bool(PROCESSES.value) or PROCESS.value >= max(PROCESSES.value, 1):
+        raise UsageError("--coordinator, --num_processes and --process_id (from 0) go together")
     if COORDINATOR.value:
         jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     elif DISTRIBUTED.value:

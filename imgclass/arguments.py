@@ -93,7 +93,7 @@ def _diagnosis(
     """Looks at what absl refused, and says everything that is wrong with it."""
     kinds = config_lib.kinds()
     found: list[str] = []
-    path = ""
+    path, early = "", []
     overrides: dict[str, Any] = {}
     for word in _joined(argv[1:], values):
         name, given, text = word.removeprefix("--").partition("=")
@@ -103,6 +103,8 @@ def _diagnosis(
             path = text
         elif name.startswith(("config.", "noconfig.")):
             key = name.partition(".")[2]
+            if not path:
+                early.append(word)
             if key not in kinds:
                 found.append(f"{key}: no such key{config_lib.nearest(key, kinds)}")
                 continue
@@ -117,6 +119,7 @@ def _diagnosis(
     if not path:
         found.insert(0, f"--config is missing; for example {EXAMPLE}")
         return UsageError("\n".join(found))
+    found += [f"{word}: has to stand after --config={path}" for word in early]
     try:
         config = load_experiment(path)
     except UsageError as problem:

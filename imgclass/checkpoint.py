@@ -54,7 +54,8 @@ class Checkpoints:
         if not self._folder.is_dir():
             return []
         names = [p.name for p in self._folder.iterdir() if (p / MANIFEST).is_file()]
-        return sorted(int(name) for name in names if name.isdecimal())
+        steps = [int(name) for name in names if name.isdecimal()]
+        return sorted(step for step in steps if self._path(step).name in names)
 
     def save(self, step: int, state: Any, record: dict[str, Any], best: int | None) -> None:
         """Starts saving; waits only for the previous save and the copy off the device.
@@ -87,7 +88,7 @@ class Checkpoints:
                 self._saver.wait_until_finished()
                 if jax.process_index() == 0:
                     _write_manifest(target, step, record)
-                    self._prune(best)
+                    self._prune(step, best)
             except BaseException as error:
                 self._error = error
 
@@ -149,9 +150,12 @@ class Checkpoints:
     def _path(self, step: int) -> pathlib.Path:
         return self._folder / f"{step:010d}"
 
-    def _prune(self, best: int | None) -> None:
+    def _prune(self, newest: int, best: int | None) -> None:
+        # Later steps than the newest are damaged ones that were gone back from: were they
+        # counted, they would push out the good ones.
         steps = self.steps()
-        for step in set(steps) - set(steps[-self._keep :]) - {best}:
+        kept = [step for step in steps if step <= newest][-self._keep :]
+        for step in set(steps) - set(kept) - {best}:
             path = self._path(step)
             # Without its manifest a step no longer counts, so dying half-way loses nothing.
             (path / MANIFEST).unlink()

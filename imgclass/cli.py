@@ -102,7 +102,7 @@ def _positive(text: str) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from imgclass import build
+    from imgclass import build, run
     from imgclass.data import dataset
     from imgclass.evaluate import restore, score
 
@@ -115,7 +115,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     classes = len(found.task.class_names)
     figures = score.score(found.task.jitted_eval_step(), found.variables, feed, classes)
     if args.json:
-        print(json.dumps({"run": args.run, "step": found.step, "split": args.split, **figures}))
+        about = {"run": args.run, "step": found.step, "split": args.split}
+        print(json.dumps(run.finite(about | figures)))
     else:
         print(f"{args.run}, step {found.step}, {args.split}, {figures['examples']:,} pictures")
         for name, value in figures.items():
@@ -163,7 +164,7 @@ def _predict(args: argparse.Namespace) -> int:
 
 def _data(args: argparse.Namespace) -> int:
     from imgclass import arguments, config
-    from imgclass.data import inspect, preprocess, sheet, source
+    from imgclass.data import findings, inspect, preprocess, sheet, source
 
     if args.data.partition(":")[0].endswith(".py"):
         chosen = arguments.load_experiment(args.data)
@@ -174,15 +175,15 @@ def _data(args: argparse.Namespace) -> int:
     config.check(chosen)
     opened = source.open_source(chosen.data)
     survey = inspect.survey(opened, chosen.data)
-    findings = inspect.findings(survey, chosen)
+    judged = findings.judge(survey, chosen)
     if not args.json:
-        print(sheet.report(survey, findings), flush=True)
+        print(sheet.report(survey, judged), flush=True)
     if args.sheet:
         bad = [file.index for file in survey.splits["train"].bad_files]
         picture = sheet.contact_sheet(opened, preprocess.from_config(chosen.data), bad)
         sheet.save(picture, args.sheet)
     if args.json:
-        print(json.dumps(sheet.to_json(survey, findings, args.sheet or None)))
+        print(json.dumps(sheet.to_json(survey, judged, args.sheet or None)))
     elif args.sheet:
         print(f"\n{args.sheet}: training pictures as the model sees them")
     return 0

@@ -12,6 +12,7 @@ import datetime
 import fcntl
 import json
 import logging
+import math
 import os
 import pathlib
 import platform
@@ -138,7 +139,16 @@ def load_json(path: pathlib.Path) -> Any:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes indented JSON atomically."""
-    write_atomically(path, json.dumps(value, indent=2) + "\n")
+    write_atomically(path, json.dumps(finite(value), indent=2) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """Returns plain data with None for every float that is not finite: JSON knows no NaN."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def record_start(folder: pathlib.Path) -> None:
@@ -194,7 +204,10 @@ class Records:
         if path.exists():
             for line in path.read_text().splitlines():
                 try:
-                    if json.loads(line)["step"] <= resume_step:
+                    record = json.loads(line)
+                    # The test figure follows the last checkpoint: who goes on writes it anew. Its
+                    # step is that of the best weights, and says nothing of when it was written.
+                    if record["step"] <= resume_step and record["split"] != "test":
                         kept.append(line)
                 except (ValueError, KeyError, TypeError):
                     continue  # a line cut short by a kill

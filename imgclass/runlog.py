@@ -163,13 +163,15 @@ def result_lines(folder: pathlib.Path, result: Mapping[str, Any]) -> list[str]:
     for name in ("final", "best", "test"):
         figures = result.get(name)
         if figures:
-            words = [f"{k} {form.format(figures[k])}" for k, form in LINE.items() if k in figures]
+            known = {k: v for k, v in figures.items() if v is not None}  # None was NaN
+            words = [f"{k} {form.format(known[k])}" for k, form in LINE.items() if k in known]
             split = "test" if name == "test" else f"validation, {name}"
             lines.append(f"  {split} (step {figures['step']}): {', '.join(words)}")
     where = shlex.quote(str(folder))
     lines.append("Next:")
-    lines.append(
-        f"  imgclass evaluate {where} --split={'test' if 'test' in result else 'validation'}"
+    split = next(
+        (s for s, k in (("test", "test"), ("validation", "final")) if result.get(k)), "train"
     )
+    lines.append(f"  imgclass evaluate {where} --split={split}")
     lines.append(f"  imgclass predict {where} PICTURE-OR-FOLDER...")
     return lines

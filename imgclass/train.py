@@ -64,6 +64,12 @@ def train_and_evaluate(
         names = data.source.class_names
         _check_metric(config.eval.best_metric, len(names))
         task = build.make(config, names, data.prepare, mesh, plan.total, plan.warmup)
+        done = checkpoint.Checkpoints(folder / "checkpoints").steps()
+        if done and done[-1] > plan.total:
+            raise UsageError(
+                f"{folder} is at step {done[-1]}, past the {plan.total} steps it should have in "
+                "all: raise train.total_*, or use a new --workdir"
+            )
         if lead:  # only now: a start that failed above leaves nothing to contradict the next
             checkpoint.write_atomically(folder / "config.json", config_lib.to_json(config))
             run.write_json(folder / "data.json", dataset_lib.describe(data))
@@ -167,7 +173,7 @@ def _train(
         if config.eval.final_test:
             test = _final_test(task, data, saved, at, state, eval_step)
         if test:
-            log.write(at.step, "test", test)
+            log.write(int(test["step"]), "test", test)
         log.finish(_result(plan, at, count_parameters(state.params), test))
     return state
 
@@ -253,7 +259,9 @@ def _agreed(stop: signals.StopRequest, plan: Plan, step: int) -> bool:
 def _note_validation(at: Progress, scores: dict[str, float], metric: str) -> bool:
     at.validation = {"step": at.step, **scores}
     old = at.best[metric] if at.best else None
-    improved = score.is_better(metric, scores.get(metric, np.nan), old)
+    # Logits that are not finite still have an accuracy.
+    finite = bool(np.isfinite(scores["loss"]))
+    improved = finite and score.is_better(metric, scores.get(metric, np.nan), old)
     if improved:
         at.best = at.validation
     return improved

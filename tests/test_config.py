@@ -164,7 +164,6 @@ NAN, INF = math.nan, math.inf
         ("optim__lr", -0.1, "a finite number above 0"),
         ("optim__lr", 0.0, "a finite number above 0"),
         ("optim__lr", "fast", "must be float"),
-        ("optim__lr", True, "must be float"),
         ("optim__momentum", 1.0, "from 0.0 to below 1.0"),
         ("optim__weight_decay", NAN, "0.0 or more"),
         ("optim__name", "adamm", "did you mean 'adam'?"),

@@ -1,6 +1,7 @@
 """Opens a finished or unfinished run for reading: its task, its weights, its class names."""
 
 import dataclasses
+import logging
 import pathlib
 from typing import Any
 
@@ -14,6 +15,8 @@ from imgclass.data.preprocess import Preprocess
 from imgclass.errors import UsageError, UserError
 from imgclass.plan import make_plan
 from imgclass.state import eval_variables
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +75,14 @@ def _step(saved: Checkpoints, steps: list[int], which: str, folder: pathlib.Path
     if which == "latest":
         return None  # the newest that is intact
     if which == "best":
-        best = saved.record(steps[-1]).get("best")
-        return int(best["step"]) if best else None
+        for newest in reversed(steps):
+            try:
+                best = saved.record(newest).get("best")
+            except UserError as error:
+                logger.warning("%s", error)
+                continue
+            return int(best["step"]) if best else None
+        return None
     if not which.isdecimal() or int(which) not in steps:
         known = ", ".join(map(str, steps))
         raise UsageError(f"{folder}: no checkpoint {which!r}; there are best, latest, {known}")

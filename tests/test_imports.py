@@ -1,0 +1,110 @@
+"""Imports flow one way, and a few other things that only the source can show."""
+
+import ast
+import pathlib
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).parent.parent / "imgclass"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# From the bottom up. A module imports from rooms below its own, and within its own room.
+LAYERS = [
+    {"__init__", "allocator", "errors", "schema", "keys"},
+    {"config"},
+    {"plan", "signals"},
+    {"data", "models"},
+    {"losses", "optim", "metrics", "state"},
+    {"step", "parallel"},
+    {"checkpoint"},
+    {"run"},
+    {"build"},
+    {"runlog", "evaluate"},
+    {"train"},
+    {"arguments"},
+    {"cli"},
+]
+LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+
+
+def room_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path):
+    """Returns the full names of all modules that a file imports, at any depth of its code."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            assert node.module is not None
+            inside = node.module in ("imgclass", "imgclass.data", "imgclass.models",
+                                     "imgclass.evaluate")  # fmt: skip
+            names |= {f"{node.module}.{a.name}" for a in node.names} if inside else {node.module}
+    return names
+
+
+def rooms_imported(path):
+    names = {n.split(".")[1] for n in imported(path) if n.startswith("imgclass.")}
+    return {"__init__" if name == "__version__" else name for name in names}
+
+
+def test_every_module_has_a_layer():
+    assert {room_of(path) for path in FILES} == LEVEL.keys()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_imports_flow_one_way(path):
+    room = room_of(path)
+    for other in rooms_imported(path) - {room}:
+        assert LEVEL[other] < LEVEL[room], f"{room} imports {other}"
+
+
+def test_data_knows_no_model_and_models_know_no_data_and_no_optimizer():
+    for path in FILES:
+        if room_of(path) == "data":
+            assert rooms_imported(path) <= {"data", "errors", "keys", "config", "schema"}, path
+        if room_of(path) == "models":
+            assert rooms_imported(path) <= {"models", "errors", "keys", "config"}, path
+            assert not {n for n in imported(path) if n.split(".")[0] == "optax"}, path
+
+
+def test_only_models_know_linen():
+    for path in FILES:
+        if room_of(path) != "models":
+            assert not {n for n in imported(path) if n.startswith("flax.linen")}, path
+
+
+def test_only_train_saves_checkpoints():
+    for path in FILES:
+        calls = {
+            node.func.attr
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        }
+        if room_of(path) == "evaluate":
+            assert not calls & {"save", "write_json", "write_atomically", "rmtree", "unlink"}, path
+
+
+def test_tensorflow_is_not_imported():
+    for path in FILES:
+        roots = {name.split(".")[0] for name in imported(path)}
+        assert not roots & {"tensorflow", "torch", "keras"}, path
+
+
+def test_only_checkpoint_knows_orbax():
+    users = {room_of(path) for path in FILES if any("orbax" in name for name in imported(path))}
+    assert users == {"checkpoint"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_a_module_says_what_it_is_for_and_is_one_room(path):
+    text = path.read_text()
+    assert len(text.splitlines()) < 400
+    assert not text or ast.get_docstring(ast.parse(text))
+
+
+def test_main_is_short():
+    assert len((PACKAGE.parent / "main.py").read_text().splitlines()) < 60
