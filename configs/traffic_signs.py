@@ -21,15 +21,15 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.data.group_by = r"(\d+)_\d+\.\w+$"
 
     config.model.filters = (32, 64, 128)
-    config.model.depth = 2
+    config.model.depth = 1
     config.model.padding = "SAME"
     config.model.batch_norm = True
-    config.model.head = "average"
-    config.model.dropout = 0.3
+    config.model.head = "flatten"
+    config.model.dropout = 0.5
 
     # No mirror: left and right arrows are different classes.
     config.augment.random_resized_crop = True
-    config.augment.crop_scale = (0.6, 1.0)
+    config.augment.crop_scale = (0.7, 1.0)
     config.augment.crop_ratio = (0.8, 1.25)
     config.augment.brightness = 0.5  # some pictures are very dark
     config.augment.contrast = 0.5
@@ -43,6 +43,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.optim.warmup_epochs = 1.0
 
     config.train.batch_size = 64
-    config.train.total_epochs = 20.0
+    config.train.total_epochs = 30.0
     config.eval.final_test = True
     return config

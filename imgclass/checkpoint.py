@@ -153,13 +153,13 @@ class Checkpoints:
     def _prune(self, newest: int, best: int | None) -> None:
         # Later steps than the newest are damaged ones that were gone back from: were they
         # counted, they would push out the good ones.
-        steps = self.steps()
-        kept = [step for step in steps if step <= newest][-self._keep :]
-        for step in set(steps) - set(kept) - {best}:
-            path = self._path(step)
-            # Without its manifest a step no longer counts, so dying half-way loses nothing.
-            (path / MANIFEST).unlink()
-            shutil.rmtree(path, ignore_errors=True)
+        kept = {*[step for step in self.steps() if step <= newest][-self._keep :], best}
+        for path in self._folder.glob("[0-9]" * 10):
+            if path.is_dir() and int(path.name) not in kept:
+                # Without its manifest a step no longer counts, so dying half-way loses nothing;
+                # what such a death, or that of a save, has left is removed here too.
+                (path / MANIFEST).unlink(missing_ok=True)
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def verify(path: pathlib.Path) -> dict[str, Any] | str:

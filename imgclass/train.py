@@ -259,8 +259,7 @@ def _agreed(stop: signals.StopRequest, plan: Plan, step: int) -> bool:
 def _note_validation(at: Progress, scores: dict[str, float], metric: str) -> bool:
     at.validation = {"step": at.step, **scores}
     old = at.best[metric] if at.best else None
-    # Logits that are not finite still have an accuracy.
-    finite = bool(np.isfinite(scores["loss"]))
+    finite = bool(np.isfinite(scores["loss"]))  # an accuracy is, even of NaN logits
     improved = finite and score.is_better(metric, scores.get(metric, np.nan), old)
     if improved:
         at.best = at.validation

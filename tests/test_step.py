@@ -9,9 +9,7 @@ import optax
 import pytest
 
 from imgclass import build, metrics, parallel, step
-from imgclass.data import dataset
 from imgclass.data.preprocess import Preprocess
-from imgclass.plan import make_plan
 from tests import tiny
 
 NAMES = ("a", "b", "c")
@@ -22,6 +20,18 @@ def make_task(changes=None, size=8, total=20, prepare=None):
     mesh = parallel.make_mesh(config.train.devices, config.train.batch_size)
     prepare = prepare or Preprocess(image_size=(size, size))
     return build.make(config, NAMES, prepare, mesh, total, 0)
+
+
+_FIRST: dict[int, object] = {}
+
+
+def first_state(task):
+    """Returns task.initial_state(), whose compilation is paid once a task."""
+    if id(task) not in _FIRST:
+        with tiny.compiled_quickly():
+            _FIRST[id(task)] = (task, as_arrays(task.initial_state()))
+    # Copied, for a step consumes what it is given, and on CPU a put array may share memory.
+    return jax.device_put(jax.tree.map(np.copy, _FIRST[id(task)][1]), task.shardings)
 
 
 def make_batch(rows=8, size=8, seed=0):
@@ -80,9 +90,9 @@ def linear_by_hand(params, images, labels, smoothing=0.0):
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_one_sgd_step_is_the_closed_form(smoothing):
     task = make_task(LINEAR | {"loss.label_smoothing": smoothing})
-    before = as_arrays(task.initial_state().params)
+    before = as_arrays(first_state(task).params)
     batch = make_batch()
-    state, out = task.jitted_train_step()(task.initial_state(), batch)
+    state, out = task.jitted_train_step()(first_state(task), batch)
     rows, gradient = linear_by_hand(before, batch["image"], batch["label"], smoothing)
     expected = jax.tree.map(lambda w, g: w - 0.5 * g, before, gradient)
     jax.tree.map(
@@ -101,8 +111,8 @@ def test_standardization_reaches_the_model():
     prepare = Preprocess(image_size=(8, 8), mean=(0.2, 0.3, 0.4), std=(0.5, 0.25, 0.125))
     task = make_task(LINEAR, prepare=prepare)
     batch = make_batch()
-    params = as_arrays(task.initial_state().params)
-    _, out = task.jitted_train_step()(task.initial_state(), batch)
+    params = as_arrays(first_state(task).params)
+    _, out = task.jitted_train_step()(first_state(task), batch)
     x = (batch["image"] / 255 - np.array(prepare.mean)) / np.array(prepare.std)
     rows, _ = linear_by_hand(params, x * 255, batch["label"])
     np.testing.assert_allclose(out["sums"]["loss"][0], rows.sum(), rtol=1e-6)
@@ -116,12 +126,12 @@ def test_standardization_reaches_the_model():
 def test_clipping_scales_the_whole_gradient():
     batch = make_batch()
     free = make_task(LINEAR)
-    before = as_arrays(free.initial_state().params)
+    before = as_arrays(first_state(free).params)
     _, gradient = linear_by_hand(before, batch["image"], batch["label"])
     norm = np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(gradient)))
     for limit, scale in ((norm / 4, 0.25), (norm * 4, 1.0)):
         task = make_task(LINEAR | {"optim.clip_norm": float(limit)})
-        state, out = task.jitted_train_step()(task.initial_state(), batch)
+        state, out = task.jitted_train_step()(first_state(task), batch)
         jax.tree.map(
             lambda w, a, g, s=scale: np.testing.assert_allclose(a, w - 0.5 * s * g, atol=1e-6),
             before, as_arrays(state.params), gradient,
@@ -136,9 +146,9 @@ def test_accumulation_changes_nothing_without_batch_norm():
     for parts in (1, 4):
         task = make_task(
             {"optim.accumulate": parts, "train.batch_size": 16, "augment.flip": True,
-             "augment.pad_crop": 1, "augment.mixup_alpha": 0.3, "optim.name": "sgd"}
+             "optim.name": "sgd"}
         )  # fmt: skip
-        run, state = task.jitted_train_step(), task.initial_state()
+        run, state = task.jitted_train_step(), first_state(task)
         for _ in range(3):
             state, out = run(state, batch)
         results.append((as_arrays(state.params), as_arrays(out["sums"])))
@@ -153,7 +163,7 @@ def test_accumulated_rows_come_back_in_order():
         {"optim.accumulate": 3, "train.batch_size": 12, "optim.lr": 0.02, "optim.name": "adam"},
         total=200,
     )
-    batch, run, state = make_batch(12), task.jitted_train_step(), task.initial_state()
+    batch, run, state = make_batch(12), task.jitted_train_step(), first_state(task)
     for _ in range(150):
         state, out = run(state, batch)
     assert float(out["sums"]["accuracy"][0]) == 12.0
@@ -161,7 +171,7 @@ def test_accumulated_rows_come_back_in_order():
 
 def test_average_of_weights_by_hand():
     task = make_task({"optim.ema_decay": 0.75, "model.batch_norm": True})
-    run, state, batch = task.jitted_train_step(), task.initial_state(), make_batch()
+    run, state, batch = task.jitted_train_step(), first_state(task), make_batch()
     expected = as_arrays({"params": state.params, "batch_stats": state.batch_stats})
     for _ in range(4):
         state, _ = run(state, batch)
@@ -172,22 +182,11 @@ def test_average_of_weights_by_hand():
     )
 
 
-def test_an_average_does_not_touch_the_training():
-    batch, finals = make_batch(), []
-    for decay in (0.0, 0.9):
-        task = make_task({"optim.ema_decay": decay})
-        run, state = task.jitted_train_step(), task.initial_state()
-        for _ in range(3):
-            state, _ = run(state, batch)
-        finals.append(as_arrays(state.params))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8), *finals)
-
-
 def test_batch_statistics_are_of_the_whole_batch():
     # 1x1 convolution, no bias: its output is linear in the pixels, so NumPy knows the moments.
     changes = {"model.batch_norm": True, "model.kernel_size": 1, "train.devices": 8}
     task = make_task(changes)
-    state, batch = task.initial_state(), make_batch()
+    state, batch = first_state(task), make_batch()
     kernel = np.asarray(state.params["block1_conv1"]["kernel"], np.float64)[0, 0]
     state, _ = task.jitted_train_step()(state, parallel.put_rows(task.mesh)(batch))
     z = (batch["image"] / 255) @ kernel
@@ -196,22 +195,18 @@ def test_batch_statistics_are_of_the_whole_batch():
     np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * z.var((0, 1, 2)), rtol=1e-5)
 
 
-def nan_task(policy):
+def nan_task():
     """A task and a state whose head is so large that the softmax overflows to NaN."""
-    task = make_task({"train.on_nonfinite": policy, "optim.ema_decay": 0.5, "model.batch_norm": True})
-    state = task.initial_state()
+    task = make_task(
+        {"train.on_nonfinite": "skip", "optim.ema_decay": 0.5, "model.batch_norm": True}
+    )
+    state = first_state(task)
     huge = jax.tree.map(lambda a: a * 1e38, state.params["head"])
     return task, state.replace(params=state.params | {"head": huge})
 
 
-def test_a_step_that_is_not_finite_says_so():
-    task, state = nan_task("stop")
-    _, out = task.jitted_train_step()(state, make_batch())
-    assert not bool(out["finite"])
-
-
 def test_a_skipped_step_leaves_all_but_the_count():
-    task, state = nan_task("skip")
+    task, state = nan_task()
     before = as_arrays(state)
     after, out = task.jitted_train_step()(state, make_batch())
     assert not bool(out["finite"])
@@ -221,27 +216,14 @@ def test_a_skipped_step_leaves_all_but_the_count():
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(as_arrays(out["sums"])))
 
 
-def test_policies_agree_where_all_is_finite():
-    batch, finals = make_batch(), []
-    for policy in ("stop", "skip"):
-        task = make_task({"train.on_nonfinite": policy})
-        state, out = task.jitted_train_step()(task.initial_state(), batch)
-        assert bool(out["finite"])
-        finals.append(as_arrays(state.params))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), *finals)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_many_steps_in_one_dispatch(dtype):
+def test_many_steps_in_one_dispatch():
     """Stretches of 4, 1, 3, 2, ... from one program give what single steps give."""
-    task = make_task(
-        {"model.batch_norm": True, "model.dropout": 0.2, "augment.flip": True, "model.dtype": dtype}
-    )
+    task = make_task({"model.batch_norm": True, "model.dropout": 0.2, "augment.flip": True})
     images, labels = tiny.pictures(30)
     examples = {"image": images, "label": labels.astype(np.int32)}
     rows = np.random.default_rng(0).integers(0, 30, (12, 8)).astype(np.int32)
 
-    single, state = task.jitted_train_step(), task.initial_state()
+    single, state = task.jitted_train_step(), first_state(task)
     losses = []
     for indices in rows:
         batch = as_arrays(parallel.take_rows(jax.tree.map(jnp.asarray, examples), indices))
@@ -249,7 +231,7 @@ def test_many_steps_in_one_dispatch(dtype):
         losses.append(float(out["sums"]["loss"][0]))
     expected = as_arrays(state.params)
 
-    many, state = task.jitted_train_steps(4), task.initial_state()
+    many, state = task.jitted_train_steps(4), first_state(task)
     at, seen = 0, []
     for count in (4, 1, 3, 2, 2):
         padded = np.resize(rows[at : at + 4], (4, 8))  # rows past the count are never read
@@ -259,35 +241,32 @@ def test_many_steps_in_one_dispatch(dtype):
     assert at == 12
     assert int(state.step) == 12
     assert many._cache_size() == 1
-    room = 1e-5 if dtype == "float32" else 2e-2
-    np.testing.assert_allclose(seen, losses, rtol=room)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=room, rtol=room), state.params, expected
-    )
+    np.testing.assert_allclose(seen, losses, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state.params, expected)
 
 
 def test_steps_are_traced_once(monkeypatch):
     traces = []
     original = metrics.batch_sums
-    monkeypatch.setattr(
-        metrics, "batch_sums", lambda *args: (traces.append(1), original(*args))[1]
-    )
+    monkeypatch.setattr(metrics, "batch_sums", lambda *args: (traces.append(1), original(*args))[1])
     task = make_task({"model.batch_norm": True, "optim.schedule": "cosine"})
     put = parallel.put_rows(task.mesh)
-    run, state = task.jitted_train_step(), task.initial_state()
+    run, state = task.jitted_train_step(), first_state(task)
     for seed in range(5):
         state, _ = run(state, put(make_batch(seed=seed)))
     assert len(traces) == 1
     score = task.jitted_eval_step()
     for seed in range(5):
-        score({"params": state.params, "batch_stats": state.batch_stats}, put(make_batch(seed=seed)))
+        score(
+            {"params": state.params, "batch_stats": state.batch_stats}, put(make_batch(seed=seed))
+        )
     assert len(traces) == 2
     assert (run._cache_size(), score._cache_size()) == (1, 1)
 
 
 def test_padding_rows_do_not_reach_the_score():
     task = make_task()
-    state = task.initial_state()
+    state = first_state(task)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     batch = make_batch()
     batch["mask"][5:] = False
@@ -299,36 +278,36 @@ def test_padding_rows_do_not_reach_the_score():
     jax.tree.map(np.testing.assert_array_equal, as_arrays(sums), as_arrays(again))
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["cnn", "resnet18"])
-def test_steps_lower_for_accelerators_without_one(name, dtype, platform):
-    changes = {"model.name": name, "model.dtype": dtype, "augment.random_resized_crop": True,
-               "augment.hue": 0.1, "optim.ema_decay": 0.9}  # fmt: skip
+def test_steps_lower_for_accelerators_without_one(name, dtype):
+    changes = {"model.name": name, "model.dtype": dtype, "optim.ema_decay": 0.9}
+    if name == "cnn":
+        changes |= {"augment.random_resized_crop": True, "augment.hue": 0.1}
     task = make_task(changes, size=32)
     batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in make_batch(size=32).items()}
-    lowered = (
-        task.jitted_train_step().trace(task.abstract, batch).lower(lowering_platforms=(platform,))
-    )
-    text = lowered.as_text()
-    found = re.search(r"stablehlo\.convolution.*-> tensor<[\dx]+x(\w+)>", text)
-    assert found is not None
-    assert found[1] == {"float32": "f32", "bfloat16": "bf16"}[dtype]
     variables = {"params": task.abstract.params, "batch_stats": task.abstract.batch_stats}
-    task.jitted_eval_step().trace(variables, batch).lower(lowering_platforms=(platform,))
-    examples = {
-        "image": jax.ShapeDtypeStruct((30, 32, 32, 3), np.uint8),
-        "label": jax.ShapeDtypeStruct((30,), np.int32),
-    }
-    rows, count = jax.ShapeDtypeStruct((4, 8), np.int32), jax.ShapeDtypeStruct((), np.int32)
-    task.jitted_train_steps(4).trace(task.abstract, examples, rows, count).lower(
-        lowering_platforms=(platform,)
-    )
+    traced = [
+        task.jitted_train_step().trace(task.abstract, batch),
+        task.jitted_eval_step().trace(variables, batch),
+    ]
+    if name == "cnn":
+        examples = {
+            "image": jax.ShapeDtypeStruct((30, 32, 32, 3), np.uint8),
+            "label": jax.ShapeDtypeStruct((30,), np.int32),
+        }
+        rows, count = jax.ShapeDtypeStruct((4, 8), np.int32), jax.ShapeDtypeStruct((), np.int32)
+        traced.append(task.jitted_train_steps(4).trace(task.abstract, examples, rows, count))
+    for platform in ("cuda", "tpu"):
+        for trace in traced:
+            text = trace.lower(lowering_platforms=(platform,)).as_text()
+            made = re.findall(r"stablehlo\.convolution.*-> tensor<[\dx]+x(\w+)>", text)
+            assert set(made) == {{"float32": "f32", "bfloat16": "bf16"}[dtype]}
 
 
 def test_bfloat16_learns_and_keeps_float32_weights():
     task = make_task({"model.dtype": "bfloat16", "model.batch_norm": True, "optim.lr": 0.01})
-    run, state, batch = task.jitted_train_step(), task.initial_state(), make_batch()
+    run, state, batch = task.jitted_train_step(), first_state(task), make_batch()
     losses = []
     for _ in range(30):
         state, out = run(state, batch)
@@ -338,23 +317,18 @@ def test_bfloat16_learns_and_keeps_float32_weights():
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(state.batch_stats))
 
 
-def test_the_state_given_is_consumed():
-    task = make_task()
-    state = task.initial_state()
-    task.jitted_train_step()(state, make_batch())
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
-
-
-def test_a_step_is_a_pure_function(tmp_path):
+def test_a_step_is_a_pure_function_and_consumes_its_state():
     """Equal (state, batch) give equal bits, whatever was called in between."""
-    task = make_task({"model.dropout": 0.5, "augment.flip": True, "augment.cutmix_alpha": 1.0})
+    task = make_task({"model.dropout": 0.5, "augment.flip": True})
     run = task.jitted_train_step()
-    first, _ = run(task.initial_state(), make_batch())
+    given = first_state(task)
+    first, _ = run(given, make_batch())
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given))  # consumed
     first = as_arrays(first)
-    run(task.initial_state(), make_batch(seed=9))
-    again, _ = run(task.initial_state(), make_batch())
+    run(first_state(task), make_batch(seed=9))
+    again, _ = run(first_state(task), make_batch())
     jax.tree.map(np.testing.assert_array_equal, first, as_arrays(again))
-    later, _ = run(task.initial_state().replace(step=jnp.int32(1)), make_batch())
+    later, _ = run(first_state(task).replace(step=jnp.int32(1)), make_batch())
     assert any(  # the step chooses the draws
         (a != b).any() for a, b in zip(
             jax.tree.leaves(first.params), jax.tree.leaves(as_arrays(later.params)), strict=True
@@ -366,22 +340,17 @@ def test_make_train_step_needs_no_task():
     """The pure step with everything bound by hand, on two rows."""
     task = make_task({"train.batch_size": 2} | LINEAR)
     plain = step.make_train_step(
-        config=task.config, model=task.model, tx=optax.sgd(0.5), schedule=lambda _: jnp.float32(0.5),
-        prepare=task.prepare, num_classes=3,
+        config=task.config, model=task.model, tx=optax.sgd(0.5), prepare=task.prepare,
+        schedule=lambda _: jnp.float32(0.5), num_classes=3,
     )  # fmt: skip
     batch = jax.tree.map(jnp.asarray, make_batch(2))
-    state = task.initial_state().replace(opt_state=optax.sgd(0.5).init(task.initial_state().params))
+    state = first_state(task).replace(opt_state=optax.sgd(0.5).init(first_state(task).params))
     after, _ = plain(state, batch)
-    _, gradient = linear_by_hand(state.params, np.asarray(batch["image"]), np.asarray(batch["label"]))
+    _, gradient = linear_by_hand(
+        state.params, np.asarray(batch["image"]), np.asarray(batch["label"])
+    )
     np.testing.assert_allclose(
         after.params["head"]["bias"],
         np.asarray(state.params["head"]["bias"]) - 0.5 * gradient["head"]["bias"],
         atol=1e-6,
     )
-
-
-def test_plan_and_data_meet_in_an_epoch(tmp_path):
-    config = tiny.config(tiny.archive(tmp_path, train=50), {"train.total_steps": 10})
-    opened = dataset.open_dataset(config)
-    plan = make_plan(config, len(opened.splits["train"]))
-    assert plan.epoch(5) == 5 * 8 / 50

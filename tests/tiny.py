@@ -3,16 +3,19 @@
 Not a test. `archive` and `config` make an in-process run, `command` the same as a process.
 """
 
+import contextlib
 import io
 import json
 import os
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -47,8 +50,40 @@ FULL: dict[str, Any] = {
     "augment.flip": True,
     "augment.pad_crop": 1,
     "augment.brightness": 0.2,
-    "augment.mixup_alpha": 0.2,
 }
+
+
+@contextlib.contextmanager
+def _settings(values: Mapping[str, Any]) -> Iterator[None]:
+    before = {name: jax.config.values[name] for name in values}
+    try:
+        for name, value in values.items():
+            jax.config.update(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
+@contextlib.contextmanager
+def compiled_quickly() -> Iterator[None]:
+    """Compiles without most optimizations: for many short runs, compiling is all the time."""
+    with _settings({"jax_disable_most_optimizations": True}):
+        yield
+
+
+@contextlib.contextmanager
+def compiled_once(folder: pathlib.Path) -> Iterator[None]:
+    """As `compiled_quickly`, and keeps programs in `folder`, so that equal runs share them."""
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    with compiled_quickly(), _settings(settings):
+        compilation_cache.reset_cache()
+        yield
+    compilation_cache.reset_cache()
 
 
 def pictures(n: int, size: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -137,8 +172,15 @@ def saved_steps(workdir: pathlib.Path) -> list[int]:
 def arrays(workdir: pathlib.Path, step: int | None = None) -> dict[str, np.ndarray]:
     """Returns the arrays of a checkpoint, the newest by default, by name."""
     step = saved_steps(workdir)[-1] if step is None else step
+    folder = workdir.absolute() / f"checkpoints/{step:010d}/arrays"
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # not where the run had them
     with ocp.StandardCheckpointer() as reader:
-        found = reader.restore(workdir.absolute() / f"checkpoints/{step:010d}/arrays")
+        stored = dict(reader.metadata(folder).item_metadata)
+        shapes = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
+            for name, leaf in stored.items()
+        }
+        found = reader.restore(folder, shapes)
     return {name: np.asarray(value) for name, value in found.items()}
 
 

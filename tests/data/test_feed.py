@@ -1,5 +1,6 @@
 """Feeds: the same bits from memory and from threads; evaluation counts every example once."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -150,18 +151,20 @@ def test_a_bad_file_is_named(tmp_path, kind):
     split = file_split(tmp_path, 9)
     bad = tmp_path / "train/class1/0004.png"
     bad.write_bytes(bad.read_bytes()[:60])
-    with pytest.raises(UserError, match=r"train/class1/0004\.png.*bad_files=skip"):
+
+    def load():
         if kind == "resident":
-            resident(split, 3)
-        elif kind == "stream":
-            feeding = stream(split, 3, threads=2)
-            try:
-                for step in range(3):
-                    feeding.batch(step)
-            finally:
-                feeding.close()
-        else:
-            list(feed.EvalFeed(split, PREPARE, batch_size=4, rows=np.arange(4), put=lambda b: b))
+            return resident(split, 3)
+        if kind == "eval":
+            batches = feed.EvalFeed(
+                split, PREPARE, batch_size=4, rows=np.arange(4), put=lambda b: b
+            )
+            return list(batches)
+        with contextlib.closing(stream(split, 3, threads=2)) as feeding:
+            return [feeding.batch(step) for step in range(3)]
+
+    with pytest.raises(UserError, match=r"train/class1/0004\.png.*bad_files=skip"):
+        load()
 
 
 def test_a_bad_file_stops_the_stream_at_its_own_step_not_earlier(tmp_path):
