@@ -13,7 +13,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from imgclass import arguments, run, train
+from imgclass import arguments, process, run, train
 from imgclass.errors import UsageError
 
 config_flags.DEFINE_config_file(
@@ -38,6 +38,7 @@ DISTRIBUTED = flags.DEFINE_bool(
 
 def main(config: ml_collections.ConfigDict, name: str) -> None:
     """Joins the other processes if there are any, and trains."""
+    process.tune()
     if bool(COORDINATOR.value) != bool(PROCESSES.value) or PROCESS.value >= max(PROCESSES.value, 1):
         raise UsageError("--coordinator, --num_processes and --process_id (from 0) go together")
     if COORDINATOR.value:
@@ -46,9 +47,7 @@ def main(config: ml_collections.ConfigDict, name: str) -> None:
         jax.distributed.initialize()
     if jax.process_count() > 1 and not WORKDIR.value:
         raise UsageError("--workdir is needed when several processes train together")
-    workdir = (
-        pathlib.Path(WORKDIR.value) if WORKDIR.value else run.new_folder(pathlib.Path("runs"), name)
-    )
+    workdir = pathlib.Path(WORKDIR.value or run.new_folder(pathlib.Path("runs"), name))
     try:
         train.train_and_evaluate(config, workdir, allow_change=ALLOW.value)
     finally:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from imgclass import __version__
+from imgclass import __version__, process
 from imgclass.errors import UsageError, UserError
 
 
@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    process.tune()
     try:
         return args.verb(args)
     except UserError as error:

@@ -27,6 +27,7 @@ import jax
 import ml_collections
 
 from imgclass import config as config_lib
+from imgclass import process
 from imgclass.checkpoint import write_atomically
 from imgclass.errors import UsageError, UserError
 
@@ -178,6 +179,7 @@ def environment() -> dict[str, Any]:
         "processes": jax.process_count(),
         "packages": versions,
         "git": _git(),
+        "tuned": process.applied,
         "settings": {k: v for k, v in os.environ.items() if k.startswith(("JAX_", "XLA_"))},
     }
 

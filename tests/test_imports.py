@@ -10,7 +10,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the bottom up. A module imports from rooms below its own, and within its own room.
 LAYERS = [
-    {"__init__", "allocator", "errors", "schema", "keys"},
+    {"__init__", "process", "errors", "schema", "keys"},
     {"config"},
     {"plan", "signals"},
     {"data", "models"},

@@ -1,0 +1,51 @@
+"""Process-wide settings, each in a process of its own: they cannot be taken back."""
+
+import json
+import os
+import subprocess
+import sys
+
+SCRIPT = """
+import json, os, resource
+from imgclass import process
+process.tune(); process.tune()
+import numpy as np
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(32 << 20, np.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(json.dumps([process.applied, os.environ.get("XLA_FLAGS", ""), faults()]))
+"""
+
+
+def tuned(**settings):
+    env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "IMGCLASS_TUNE")}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        env=env | settings,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return json.loads(done.stdout)
+
+
+def test_a_big_buffer_is_kept_for_the_next():
+    # 32 MiB are 8,192 pages of 4 KiB (16 of 2 MiB where those are on by default).
+    applied, _, faults = tuned()
+    assert "malloc keeps buffers" in applied
+    assert faults < 8
+
+
+def test_it_can_be_left_alone():
+    applied, flags, faults = tuned(IMGCLASS_TUNE="0")
+    assert applied == []
+    assert flags == ""
+    assert faults >= 16
+
+
+def test_flags_of_the_user_stay():
+    _, flags, _ = tuned(XLA_FLAGS="--xla_cpu_experimental_ynn_fusion_type=+reduce")
+    assert flags == "--xla_cpu_experimental_ynn_fusion_type=+reduce"
