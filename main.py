@@ -6,8 +6,6 @@
 Kept short on purpose: what can be tested lives in the package.
 """
 
-import pathlib
-
 import jax
 import ml_collections
 from absl import flags
@@ -29,8 +27,10 @@ DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of every error.")
 COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "host:port of process 0, to train in several processes."
 )
-PROCESSES = flags.DEFINE_integer("num_processes", 0, "How many processes train together.")
-PROCESS = flags.DEFINE_integer("process_id", 0, "Which of them this is, from 0.")
+PROCESSES = flags.DEFINE_integer(
+    "num_processes", 0, "How many processes train together.", lower_bound=0
+)
+PROCESS = flags.DEFINE_integer("process_id", 0, "Which of them this is, from 0.", lower_bound=0)
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Find the other processes as Slurm, MPI, GKE or a TPU says."
 )
@@ -41,17 +41,16 @@ def main(config: ml_collections.ConfigDict, name: str) -> None:
     process.tune()
     if bool(COORDINATOR.value) != bool(PROCESSES.value) or PROCESS.value >= max(PROCESSES.value, 1):
         raise UsageError("--coordinator, --num_processes and --process_id (from 0) go together")
+    if DISTRIBUTED.value and COORDINATOR.value:
+        raise UsageError("--distributed finds the coordinator: give it or --coordinator, not both")
     if COORDINATOR.value:
         jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     elif DISTRIBUTED.value:
         jax.distributed.initialize()
     if jax.process_count() > 1 and not WORKDIR.value:
         raise UsageError("--workdir is needed when several processes train together")
-    workdir = pathlib.Path(WORKDIR.value or run.new_folder(pathlib.Path("runs"), name))
-    try:
+    with run.folder_for(WORKDIR.value, name) as workdir:
         train.train_and_evaluate(config, workdir, allow_change=ALLOW.value)
-    finally:
-        run.remove_if_unused(workdir)
 
 
 if __name__ == "__main__":

@@ -35,5 +35,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.optim.schedule = "one_cycle"
 
     config.train.batch_size = 128
-    config.train.total_epochs = 8.0
+    config.train.total_epochs = 6.0
     return config

@@ -14,12 +14,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import ml_collections
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from imgclass import config as config_lib
+from imgclass import models
 from imgclass.errors import UsageError, UserError
 
 EXAMPLE = "python main.py --config=configs/cnn.py"
@@ -45,13 +47,34 @@ def _guarded(function: Callable, *args: Any) -> Any:
     try:
         return function(*args)
     except UserError as error:
-        if "--debug" in sys.argv:
+        if _debugging():
             raise
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if _debugging() or not is_out_of_memory(error):
+            raise
+        sys.stderr.write(
+            f"out of memory: {_first_line(error)}. Try --config.data.feed=stream, "
+            "--config.optim.accumulate=4 or a smaller train.batch_size or data.image_size\n"
+        )
+        sys.exit(1)
+
+
+def _debugging() -> bool:
+    values = flags.FLAGS
+    if values.is_parsed() and "debug" in values:
+        return bool(values["debug"].value)
+    words = [word.lower().lstrip("-") for word in sys.argv[1:] if word.startswith("-")]
+    return not {"debug", "debug=true", "debug=1"}.isdisjoint(words)  # parsing has failed
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an allocation failed, on the host or on a device."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def plain_logging() -> None:
@@ -82,8 +105,9 @@ def parse(
     given = values["config"]
     if len(rest) > 1 or not isinstance(given.value, ml_collections.ConfigDict):
         raise _diagnosis(argv, values)
-    config = config_lib.resolve(given.value, config_flags.get_override_values(given))
-    config_lib.check(config)
+    overrides = config_flags.get_override_values(given)
+    config = config_lib.resolve(given.value, overrides)
+    config_lib.check(config, overrides, models.names())
     return config, pathlib.Path(config_flags.get_config_filename(given).split(":")[0]).stem
 
 
@@ -130,7 +154,8 @@ def _diagnosis(
         if isinstance(target, ml_collections.ConfigDict):
             with target.unlocked(), target.ignore_type():
                 target[name] = value
-    found += config_lib.problems(config_lib.resolve(config, overrides))
+    resolved = config_lib.resolve(config, overrides)
+    found += config_lib.problems(resolved, overrides, models.names())
     return config_lib.ConfigError(found or [_first_line(error or ValueError("bad arguments"))])
 
 

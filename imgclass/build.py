@@ -112,7 +112,7 @@ def make(
     shape = (*prepare.image_size, prepare.channels)
     model = models.create(config.model, len(class_names), shape)
     schedule = optim.schedule(config.optim, total_steps, warmup_steps)
-    tx = optim.create(config.optim, schedule)
+    tx = optim.create(config.optim)
     averaging = config.optim.ema_decay > 0
     shapes = jax.eval_shape(lambda: state.create(model, tx, config.seed, averaging))
     shardings = parallel.state_sharding(shapes, mesh, config.train.fsdp)
@@ -165,12 +165,14 @@ def eval_feed(task: Task, data: dataset.Dataset, role: str) -> feed.EvalFeed | N
     # Padding is masked, so rounding the batch up to the devices changes no figure.
     devices = task.mesh.devices.size
     batch_size = -(-task.config.eval.batch_size // devices) * devices
+    config = task.config.data
     return feed.EvalFeed(
         split,
         task.prepare,
         batch_size=batch_size,
         rows=parallel.local_rows(task.mesh, batch_size),
         put=parallel.put_rows(task.mesh),
-        threads=task.config.data.threads,
-        resident_bytes=task.config.data.resident_mb * 2**20,
+        threads=config.threads,
+        prefetch=config.prefetch,
+        resident_bytes=0 if config.feed == "stream" else config.resident_mb * 2**20,
     )

@@ -7,13 +7,13 @@ Layout, under `<run>/checkpoints/`:
 
 Saving copies the arrays off the device and returns; a thread finishes the writing. `restore`
 checks the digests first, because Orbax alone restores flipped bits without a word, and falls back
-to the newest good step. Nothing here knows models or configs.
+to the newest good step. Process 0 makes folders, writes manifests and chooses the step for all.
+Nothing here knows models or configs.
 """
 
 import hashlib
 import json
 import logging
-import os
 import pathlib
 import shutil
 import threading
@@ -24,6 +24,7 @@ import orbax.checkpoint as ocp
 
 from imgclass import parallel
 from imgclass.errors import UserError
+from imgclass.files import write_atomically
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -69,13 +70,13 @@ class Checkpoints:
         Raises:
           UserError: if this save could not start or the previous one failed.
         """
-        self.wait()
         target = self._path(step)
         try:
-            if jax.process_index() == 0:
-                shutil.rmtree(target, ignore_errors=True)  # what a killed save left
-                target.mkdir(parents=True)
-            parallel.agree(f"save {step}")
+            with parallel.together():
+                self._join()
+                if jax.process_index() == 0:
+                    shutil.rmtree(target, ignore_errors=True)  # what a killed save left
+                    target.mkdir(parents=True)
             if self._saver is None:
                 self._saver = ocp.StandardCheckpointer()
             self._saver.save(target / "arrays", _named(state))
@@ -96,7 +97,11 @@ class Checkpoints:
         self._thread.start()
 
     def wait(self) -> None:
-        """Waits for the save under way. Raises UserError if it failed."""
+        """Waits for the save under way. Raises UserError if it failed, on whichever process."""
+        with parallel.together():
+            self._join()
+
+    def _join(self) -> None:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -105,9 +110,9 @@ class Checkpoints:
             raise _save_failed(self._folder, error) from error
 
     def close(self) -> None:
-        """Waits for the save under way and frees Orbax's threads."""
+        """Waits for the save under way and frees Orbax's threads; other processes may be gone."""
         try:
-            self.wait()
+            self._join()
         finally:
             if self._saver is not None:
                 self._saver.close()
@@ -123,6 +128,14 @@ class Checkpoints:
         Raises:
           UserError: if steps were finished but none is intact, or arrays do not fit `like`.
         """
+        found = parallel.on_lead(lambda: self._intact(step))
+        if found is None:
+            return None
+        chosen, record = found
+        return _read(self._path(chosen) / "arrays", like), record
+
+    def _intact(self, step: int | None) -> tuple[int, dict[str, Any]] | None:
+        """Returns the step to restore and its record; see `restore`."""
         steps = self.steps() if step is None else [step]
         for candidate in reversed(steps):
             found = verify(self._path(candidate))
@@ -131,8 +144,9 @@ class Checkpoints:
                 continue
             if candidate != steps[-1]:
                 logger.warning("going back to the newest intact checkpoint, step %d", candidate)
-            state = _read(self._path(candidate) / "arrays", like)
-            return state, found["record"]
+            return candidate, found["record"]
+        if step is not None:
+            raise UserError(f"{self._path(step)}: this checkpoint is damaged; ask for another")
         if steps:
             raise UserError(
                 f"{self._folder}: every checkpoint is damaged (steps {', '.join(map(str, steps))})"
@@ -187,16 +201,6 @@ def verify(path: pathlib.Path) -> dict[str, Any] | str:
     return manifest
 
 
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Writes a file so that a reader, or a crash, sees the old text or the new, never a part."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
 def _write_manifest(target: pathlib.Path, step: int, record: dict[str, Any]) -> None:
     manifest = {"step": step, "record": record, "files": _file_digests(target / "arrays")}
     text = json.dumps(manifest | {"digest": _digest_of(manifest)}, indent=1)
@@ -233,16 +237,17 @@ def _named(tree: Any) -> dict[str, Any]:
 def _read(folder: pathlib.Path, like: Any) -> Any:
     wanted = _named(like)
     with ocp.StandardCheckpointer() as reader:
-        stored = dict(reader.metadata(folder).item_metadata)
-        wrong = [f"{name}: not in the checkpoint" for name in wanted.keys() - stored.keys()]
-        wrong += [f"{name}: not in this model" for name in stored.keys() - wanted.keys()]
-        wrong += [
-            f"{name}: {_form(stored[name])} in the checkpoint, {_form(wanted[name])} here"
-            for name in wanted.keys() & stored.keys()
-            if _form(stored[name]) != _form(wanted[name])
-        ]
-        if wrong:
-            raise UserError("\n".join([f"{folder} holds other arrays:", *sorted(wrong)]))
+        with parallel.together():
+            stored = dict(reader.metadata(folder).item_metadata)
+            wrong = [f"{name}: not in the checkpoint" for name in wanted.keys() - stored.keys()]
+            wrong += [f"{name}: not in this model" for name in stored.keys() - wanted.keys()]
+            wrong += [
+                f"{name}: {_form(stored[name])} in the checkpoint, {_form(wanted[name])} here"
+                for name in wanted.keys() & stored.keys()
+                if _form(stored[name]) != _form(wanted[name])
+            ]
+            if wrong:
+                raise UserError("\n".join([f"{folder} holds other arrays:", *sorted(wrong)]))
         arrays = reader.restore(folder, wanted)
     leaves, treedef = jax.tree_util.tree_flatten(like)
     assert len(leaves) == len(arrays)

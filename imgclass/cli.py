@@ -5,6 +5,8 @@ JSON object. Heavy imports wait inside the verbs, so that --help answers at once
 """
 
 import argparse
+import contextlib
+import io
 import json
 import logging
 import os
@@ -22,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path may hold bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     process.tune()
     try:
         return args.verb(args)
@@ -132,34 +136,35 @@ def _predict(args: argparse.Namespace) -> int:
     paths = predict.find_pictures(args.paths)
     found = restore.restore(pathlib.Path(args.run), args.checkpoint)
     names = found.task.class_names
-    predictions = list(predict.predict(found, paths))
-    failed = [p for p in predictions if p.probabilities is None]
-    if args.output:
-        try:
-            predict.write_csv(args.output, predictions, names, args.top)
-        except OSError as error:
-            raise UserError(f"{args.output}: cannot be written ({error.strerror})") from None
-    top = min(args.top, len(names))
-    if args.json:
-        rows: list[dict[str, Any]] = []
-        for p in predictions:
-            if p.probabilities is None:
-                rows.append({"path": p.path, "error": p.error})
-            else:
-                best = [{"label": names[i], "probability": float(p.probabilities[i])}
-                        for i in p.top(top)]  # fmt: skip
-                rows.append({"path": p.path, **best[0], "top": best})
-        print(json.dumps({"run": args.run, "step": found.step, "predictions": rows}))
-    else:
-        for p in predictions:
-            if p.probabilities is not None:
-                words = [f"{names[i]} {p.probabilities[i]:.1%}" for i in p.top(top)]
-                if not args.output:
-                    print(f"{p.path}: {', '.join(words)}")
+    failed = 0
+    rows: list[dict[str, Any]] = []
+    with contextlib.ExitStack() as stack:
+        write = None
         if args.output:
-            print(f"{args.output}: {len(predictions) - len(failed)} pictures")
-    for p in failed:
-        sys.stderr.write(f"{p.path}: {p.error}\n")
+            write = stack.enter_context(predict.csv_file(args.output, names, args.top))
+        for p in predict.predict(found, paths):
+            if write:
+                write(p)
+            row: dict[str, Any] = {"path": p.path}
+            if p.probabilities is None:
+                failed += 1
+                sys.stderr.write(f"{p.path}: {p.error}\n")
+                row["error"] = p.error
+            else:
+                best = [
+                    {"label": names[i], "probability": float(p.probabilities[i])}
+                    for i in p.top(args.top)
+                ]
+                row |= {**best[0], "top": best}
+                if not (args.json or args.output):
+                    words = [f"{entry['label']} {entry['probability']:.1%}" for entry in best]
+                    print(f"{p.path}: {', '.join(words)}")
+            if args.json:
+                rows.append(row)
+    if args.json:
+        print(json.dumps({"run": args.run, "step": found.step, "predictions": rows}))
+    elif args.output:
+        print(f"{args.output}: {len(paths) - failed} pictures")
     return 1 if failed else 0
 
 

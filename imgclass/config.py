@@ -9,13 +9,13 @@ import dataclasses
 import difflib
 import json
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
 from ml_collections import config_dict
 
+from imgclass import combinations
 from imgclass.errors import UsageError
 from imgclass.schema import SCHEMA, UNITS, Duration, Key
 
@@ -127,8 +127,16 @@ def resolve(
     return config.lock()
 
 
-def problems(config: config_dict.ConfigDict) -> list[str]:
-    """Returns one line for everything wrong with a resolved config; [] if it can be run."""
+def problems(
+    config: config_dict.ConfigDict, overrides: Collection[str] = (), models: Collection[str] = ()
+) -> list[str]:
+    """Returns one line for everything wrong with a resolved config; [] if it can be run.
+
+    Args:
+      config: as `resolve` returns it.
+      overrides: keys given on the command line; one that has no effect is a problem.
+      models: what model.name may be; () leaves that to whoever builds the model.
+    """
     found: list[str] = []
     flat = flatten(config)
     known = _flat_defaults()
@@ -148,7 +156,10 @@ def problems(config: config_dict.ConfigDict) -> list[str]:
             found += _value_problems(path, flat[path], key)
         else:
             found += _duration_problems(path, flat, key)
-    return found or _combination_problems(config)
+        if path == "model.name" and models and flat[path] not in models:
+            near = nearest(str(flat[path]), models)
+            found.append(f"{path}={flat[path]!r}: must be one of {', '.join(models)}{near}")
+    return found or combinations.problems(config, overrides)
 
 
 def _value_problems(path: str, value: Any, key: Key) -> list[str]:
@@ -190,91 +201,11 @@ def _duration_problems(path: str, flat: dict[str, Any], key: Duration) -> list[s
     return []
 
 
-def _combination_problems(c: config_dict.ConfigDict) -> list[str]:
-    """Returns values that are fine alone and impossible together."""
-    checks = [
-        (
-            c.data.standardize == "given" and not (c.data.mean and c.data.std),
-            "data.standardize='given' needs data.mean and data.std",
-        ),
-        (
-            c.data.standardize != "given" and bool(c.data.mean or c.data.std),
-            f"data.mean and data.std are unused with data.standardize={c.data.standardize!r}",
-        ),
-        *(
-            (
-                len(c.data[k]) not in (0, 1, c.data.channels),
-                f"data.{k} has {len(c.data[k])} values for data.channels={c.data.channels}",
-            )
-            for k in ("mean", "std")
-        ),
-        (
-            c.data.resize != "crop" and c.data.crop_fraction != 1.0,
-            f"data.crop_fraction is unused with data.resize={c.data.resize!r}",
-        ),
-        (
-            bool(c.data.load_size)
-            and any(a < b for a, b in zip(c.data.load_size, c.data.image_size, strict=True)),
-            f"data.load_size={c.data.load_size} is smaller than "
-            f"data.image_size={c.data.image_size}",
-        ),
-        (
-            c.train.batch_size % c.optim.accumulate != 0,
-            f"train.batch_size={c.train.batch_size} cannot be cut into "
-            f"optim.accumulate={c.optim.accumulate} equal parts",
-        ),
-        (
-            c.model.batch_norm_group > 0
-            and (c.train.batch_size // c.optim.accumulate) % c.model.batch_norm_group != 0,
-            f"model.batch_norm_group={c.model.batch_norm_group} does not divide the "
-            f"{c.train.batch_size // c.optim.accumulate} rows of a (micro-)batch",
-        ),
-        (
-            c.optim.nesterov and (c.optim.name != "sgd" or c.optim.momentum == 0),
-            "optim.nesterov needs optim.name='sgd' and a momentum",
-        ),
-        (
-            c.optim.eps_hat and c.optim.name not in ("adam", "adamw"),
-            f"optim.eps_hat is for adam and adamw, not {c.optim.name}",
-        ),
-        (
-            c.augment.random_resized_crop and c.augment.pad_crop > 0,
-            "augment.random_resized_crop and augment.pad_crop exclude each other",
-        ),
-        (
-            c.augment.crop_scale[0] > c.augment.crop_scale[1],
-            f"augment.crop_scale={c.augment.crop_scale} is not (low, high)",
-        ),
-        (
-            c.augment.crop_ratio[0] > c.augment.crop_ratio[1],
-            f"augment.crop_ratio={c.augment.crop_ratio} is not (low, high)",
-        ),
-        (
-            c.augment.pad_mode == "reflect" and c.augment.pad_crop >= min(c.data.image_size),
-            f"augment.pad_crop={c.augment.pad_crop} cannot be reflected from "
-            f"{c.data.image_size} pictures",
-        ),
-        (
-            c.data.feed == "stream" and c.train.steps_per_dispatch > 1,
-            "train.steps_per_dispatch above 1 needs the resident feed",
-        ),
-        *((_bad_regex(c[s][k]), f"{s}.{k}={c[s][k]!r}: not a regular expression")
-          for s, k in (("data", "group_by"), ("optim", "no_decay"))),
-    ]  # fmt: skip
-    return [words for wrong, words in checks if wrong]
-
-
-def _bad_regex(pattern: str) -> bool:
-    try:
-        re.compile(pattern)
-    except re.error:
-        return True
-    return False
-
-
-def check(config: config_dict.ConfigDict) -> None:
-    """Raises ConfigError with every problem of a resolved config."""
-    found = problems(config)
+def check(
+    config: config_dict.ConfigDict, overrides: Collection[str] = (), models: Collection[str] = ()
+) -> None:
+    """Raises ConfigError with every problem of a resolved config; see `problems`."""
+    found = problems(config, overrides, models)
     if found:
         raise ConfigError(found)
 
@@ -283,7 +214,7 @@ def check(config: config_dict.ConfigDict) -> None:
 class Interval:
     """How often something happens: every `steps` steps, a fraction allowed; 0 is never.
 
-    With 40.4 steps an epoch, the ends of epochs fall on steps 41, 81, 122, ...: the first whole
+    With 40.6 steps an epoch, the ends of epochs fall on steps 41, 82, 122, ...: the first whole
     step at or after each multiple.
     """
 

@@ -1,7 +1,8 @@
 """Optimizers and learning-rate schedules, each a pure function of the config.
 
-The step count inside the optimizer's state drives the schedule, so restoring that state restores
-the learning rate too. Gradients are averaged over accumulated batches by the step, not here.
+The train step multiplies what an optimizer returns by minus the learning rate at the state's step,
+so there is one count of steps, also where an update was skipped. Gradients are averaged over
+accumulated batches by the step, not here.
 """
 
 import re
@@ -135,8 +136,8 @@ def decay_mask(params: Any, no_decay: str) -> Any:
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
-def create(cfg: Any, schedule_fn: Schedule) -> optax.GradientTransformation:
-    """Builds [clip by global norm ->] optimizer from the config.
+def create(cfg: Any) -> optax.GradientTransformation:
+    """Builds [clip by global norm ->] optimizer from the config, without its learning rate.
 
     With gradient g, parameter w, weight decay d and learning rate a (all at one step):
 
@@ -156,10 +157,10 @@ def create(cfg: Any, schedule_fn: Schedule) -> optax.GradientTransformation:
 
     Args:
       cfg: the config's `optim` section.
-      schedule_fn: learning rate by step, from `schedule`.
 
     Returns:
-      An optax transformation whose `update` needs `params`.
+      An optax transformation whose `update` needs `params`, and returns u where the update of the
+      parameters is -a*u.
 
     Raises:
       UsageError: unknown optimizer, or `no_decay` is no regular expression.
@@ -187,8 +188,9 @@ def create(cfg: Any, schedule_fn: Schedule) -> optax.GradientTransformation:
         raise UsageError(
             f"optim.name={cfg.name!r} is not one of 'sgd', 'adam', 'adamw', 'lamb', 'rmsprop'."
         )
-    clip = [optax.clip_by_global_norm(cfg.clip_norm)] if cfg.clip_norm else []
-    return optax.chain(*clip, *core, optax.scale_by_learning_rate(schedule_fn))
+    # The stage is there when off too, so that a run can go on with clipping switched on.
+    clip = optax.clip_by_global_norm(cfg.clip_norm) if cfg.clip_norm else optax.identity()
+    return optax.chain(clip, *core)
 
 
 def scale_by_adam(

@@ -1,11 +1,15 @@
-"""Devices: the mesh, where arrays live on it, and how host rows become a global batch.
+"""Devices: the mesh, where arrays live on it, and how host rows become a global batch; processes:
+how they agree, and how all learn that one has failed.
 
 One axis, 'data': batches are split over it; state is whole on every device, or split too (FSDP).
 The step itself is written for one device; `jit` over these shardings does the rest, on one device
 or on many processes. Batch statistics are therefore over the global batch.
 """
 
-from collections.abc import Callable
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -14,10 +18,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from imgclass.errors import UsageError
+from imgclass.errors import UsageError, UserError
 
 AXIS = "data"
 FSDP_SMALLEST = 4096  # elements; splitting smaller arrays costs more messages than it saves bytes
+TOLD = 500  # bytes of an error that other processes are told
 
 
 def make_mesh(devices: int, batch_size: int) -> Mesh:
@@ -33,16 +38,17 @@ def make_mesh(devices: int, batch_size: int) -> Mesh:
             f"{available[0].platform} devices"
         )
     count = devices or len(available)
+    several = jax.process_count() > 1
+    if several and count != len(available):
+        raise UsageError("train.devices must be 0 (all) when several processes train together")
     if batch_size % count:
         fits = [d for d in range(1, count) if batch_size % d == 0]
         below, above = batch_size // count * count, -(-batch_size // count) * count
         sizes = f"{below} or {above}" if below else f"{above}"
+        fewer = "" if several else f", or --config.train.devices={fits[-1]}"
         raise UsageError(
-            f"train.batch_size={batch_size} cannot be shared by {count} devices: use {sizes}, or "
-            f"--config.train.devices={fits[-1]}"
+            f"train.batch_size={batch_size} cannot be shared by {count} devices: use {sizes}{fewer}"
         )
-    if jax.process_count() > 1 and count != len(available):
-        raise UsageError("train.devices must be 0 (all) when several processes train together")
     return Mesh(np.array(available[:count]), (AXIS,))
 
 
@@ -129,10 +135,70 @@ def fetch(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def agree(name: str) -> None:
-    """Waits until every process has come to the same place."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Shares failure: a block that raises on one process raises on all.
+
+    Around what one process does for all, or each does by itself; without it the others would wait
+    for the one that failed until they are killed. All come to the same blocks in the same order,
+    and none of them waits for another inside one. With one process it does nothing.
+
+    Raises:
+      UserError: another process failed; it says which and why, and has its exit status.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    failure: Exception | None = None
+    row = np.zeros(1 + TOLD, np.uint8)
+    try:
+        yield
+    except Exception as error:
+        failure = error
+        line = (str(error).strip().splitlines() or [""])[0]
+        text = line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
+        told = text.encode()[:TOLD]
+        row[0] = getattr(error, "exit_status", 1)
+        row[1 : 1 + len(told)] = np.frombuffer(told, np.uint8)
+    every = multihost_utils.process_allgather(row)
+    if failure is not None:
+        raise failure
+    for number in np.flatnonzero(every[:, 0]).tolist():
+        text = bytes(every[number, 1:]).rstrip(b"\0").decode(errors="replace")
+        other = UserError(f"process {number} failed: {text}")
+        other.exit_status = int(every[number, 0])
+        raise other
+
+
+def on_lead(function: Callable[[], Any]) -> Any:
+    """Calls a function on process 0 alone; returns its result, plain JSON data, on every process.
+
+    Raises:
+      UserError: on the others, if it raised on process 0.
+    """
+    if jax.process_count() == 1:
+        return function()
+    text = b""
+    with together():
+        if jax.process_index() == 0:
+            text = json.dumps(function()).encode()
+    size = int(multihost_utils.broadcast_one_to_all(np.asarray(len(text), np.int32)))
+    sent = np.frombuffer(text.ljust(size), np.uint8)
+    return json.loads(bytes(multihost_utils.broadcast_one_to_all(sent)))
+
+
+def check_same(what: str, text: str) -> None:
+    """Raises UsageError on every process if `text` is not the same on all; `what` names it."""
+    if jax.process_count() == 1:
+        return
+    digest = np.frombuffer(hashlib.blake2b(text.encode(), digest_size=16).digest(), np.uint8)
+    every = multihost_utils.process_allgather(digest)
+    others = np.flatnonzero((every != every[:1]).any(axis=1))
+    if len(others):
+        raise UsageError(
+            f"the processes differ in their {what}: that of process {others[0]} is not that of "
+            "process 0. Give every process the same flags, code and data"
+        )
 
 
 def any_process(flag: bool) -> bool:

@@ -21,15 +21,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import metadata
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import ml_collections
 
 from imgclass import config as config_lib
-from imgclass import process
-from imgclass.checkpoint import write_atomically
+from imgclass import parallel, process
 from imgclass.errors import UsageError, UserError
+from imgclass.files import write_atomically
 
 logger = logging.getLogger(__name__)
 # Keys that leave the state's arrays and the order of examples as they are.
@@ -37,7 +37,7 @@ MAY_CHANGE = re.compile(
     r"(log|eval|checkpoint|loss|augment)\..*"
     r"|data\.(data_dir|feed|resident_mb|threads|prefetch|max_pixels)"
     r"|train\.(total_.*|devices|fsdp|steps_per_dispatch|on_nonfinite)"
-    r"|optim\.(lr|schedule|warmup_.*|end_factor|step_at|step_factor)"
+    r"|optim\.(lr|schedule|warmup_.*|end_factor|step_at|step_factor|clip_norm)"
 )
 
 
@@ -62,32 +62,82 @@ def new_folder(root: pathlib.Path, name: str) -> pathlib.Path:
 
 
 @contextlib.contextmanager
+def folder_for(workdir: str, name: str) -> Iterator[pathlib.Path]:
+    """Yields `workdir` or, if that is '', a new runs/<name>-<n> that goes again if it is not used."""
+    if workdir:
+        yield pathlib.Path(workdir)
+        return
+    folder = new_folder(pathlib.Path("runs"), name)
+    try:
+        yield folder
+    finally:
+        remove_if_unused(folder)
+
+
+@contextlib.contextmanager
 def locked(folder: pathlib.Path, lead: bool = True) -> Iterator[None]:
-    """Holds the folder for this run; the lead process does it for all.
+    """Holds the folder for this run, and makes it if need be; the lead process does it for all.
+
+    A folder made here in which no run got as far as its config goes again.
 
     Raises:
       UserError: naming the holder if it is taken, or the reason if it cannot be written.
     """
-    if not lead:
+    file, made = None, False
+    with parallel.together():
+        if lead:
+            made = not folder.exists()
+            file = _lock(folder)
+    if file is None:
         yield
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "lock").open("a+")
-    except OSError as error:
-        reason = "it is a file" if folder.is_file() else error.strerror
-        raise UserError(f"{folder}: cannot be written ({reason}); give another --workdir") from None
     with file:
         try:
+            yield
+        finally:
+            if not (folder / "config.json").exists():
+                with contextlib.suppress(OSError):
+                    (folder / "lock").unlink()  # held still: who has it open looks again
+                if made:
+                    remove_if_unused(folder)
+
+
+def _lock(folder: pathlib.Path) -> TextIO:
+    path = folder / "lock"
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+")
+        except OSError as error:
+            reason = "it is a file" if folder.is_file() else error.strerror
+            raise UserError(
+                f"{folder}: cannot be written ({reason}); give another --workdir"
+            ) from None
+        try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
+            if _is_open_at(file, path):
+                file.truncate(0)
+                file.write(f"{os.getpid()} on {platform.node()}")
+                file.flush()
+                return file
+            file.close()  # removed by its last holder since it was opened: a lock on nothing
+        except BlockingIOError:
+            with file:
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
             raise UserError(f"{folder} is in use by process {holder}; wait for it to end") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+        except OSError as error:
+            file.close()
+            raise UserError(
+                f"{path}: cannot be locked ({error.strerror}); give a --workdir on another disk"
+            ) from None
+
+
+def _is_open_at(file: TextIO, path: pathlib.Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def check_config(
@@ -185,8 +235,12 @@ def environment() -> dict[str, Any]:
 
 
 def _git() -> dict[str, Any] | None:
+    root = pathlib.Path(__file__).resolve().parent.parent
+    if not ((root / "main.py").exists() and (root / ".git").exists()):
+        return None  # installed: a repository that encloses site-packages is another's
+
     def ask(*words: str) -> str:
-        command = ["git", "-C", str(pathlib.Path(__file__).parent), *words]
+        command = ["git", "-C", str(root), *words]
         return subprocess.run(
             command, capture_output=True, text=True, check=True, timeout=10
         ).stdout.strip()
@@ -230,12 +284,9 @@ class Records:
 
 
 def remove_if_unused(folder: pathlib.Path) -> None:
-    """Removes a run folder in which no run got as far as writing its config, or is about to."""
-    if jax.process_index() != 0 or (folder / "config.json").exists():
+    """Removes a folder that this start made, unless a run wrote its config there or is about to."""
+    if (folder / "config.json").exists() or (folder / "lock").exists():
         return
     with contextlib.suppress(OSError):
-        if (folder / "lock").exists():
-            with (folder / "lock").open() as file:  # of another process, if it cannot be had
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                (folder / "lock").unlink()
+        (folder / "log.txt").unlink(missing_ok=True)
         folder.rmdir()

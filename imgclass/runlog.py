@@ -20,10 +20,32 @@ from tqdm import tqdm
 
 from imgclass import build, run
 from imgclass.data import dataset
+from imgclass.errors import UserError
 from imgclass.plan import Plan
 
 logger = logging.getLogger(__name__)
 LINE = {"loss": "{:.4f}", "accuracy": "{:.2%}", "top5": "{:.2%}", "auroc": "{:.4f}"}
+
+
+@contextlib.contextmanager
+def to_file(folder: pathlib.Path, lead: bool) -> Iterator[None]:
+    """Copies log lines to log.txt, and the error that ends the run, if one does."""
+    if not lead:
+        yield
+        return
+    # delay: a start that is refused leaves no file behind.
+    handler = logging.FileHandler(folder / "log.txt", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    except UserError as error:
+        if (folder / "config.json").exists():
+            handler.emit(logging.makeLogRecord({"msg": str(error)}))
+        raise
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
 
 
 class RunLog:
@@ -45,16 +67,19 @@ class RunLog:
         self._step, self._waited = resume_step, 0.0
         if not lead:
             return
-        self._file = logging.FileHandler(folder / "log.txt")
-        self._file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        logging.getLogger().addHandler(self._file)
         self._records = run.Records(folder / "metrics.jsonl", resume_step)
         if config.log.tensorboard:
             self._events = tensorboardX.SummaryWriter(
                 str(folder / "tensorboard"), purge_step=resume_step + 1, flush_secs=10
             )
         if config.log.progress and sys.stderr.isatty():
-            self._bar = tqdm(total=plan.total, initial=resume_step, unit="step", leave=False)
+            self._bar = tqdm(  # counts images, so that its rate is images a second
+                total=plan.total * plan.batch_size,
+                initial=resume_step * plan.batch_size,
+                unit=" images",
+                unit_scale=True,
+                leave=False,
+            )
 
     def __enter__(self) -> "RunLog":
         return self
@@ -72,8 +97,6 @@ class RunLog:
         if self._events is not None:
             self._events.close()
         self._records.close()
-        logging.getLogger().removeHandler(self._file)
-        self._file.close()
 
     def begin(self, task: build.Task, data: dataset.Dataset, parameters: int) -> None:
         """Says what is about to be done."""
@@ -108,7 +131,7 @@ class RunLog:
     def tick(self, step: int) -> None:
         """Moves the progress bar."""
         if self._bar is not None:
-            self._bar.update(step - self._bar.n)
+            self._bar.update(step * self._plan.batch_size - self._bar.n)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

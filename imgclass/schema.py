@@ -181,9 +181,19 @@ SCHEMA: dict[str, dict[str, Key | Duration] | Key] = {
             "memory; 'auto' is resident up to resident_mb.",
             one_of("auto", "resident", "stream"),
         ),
-        "resident_mb": Key(1024, "Largest decoded training split for 'auto', MiB.", at_least(0)),
+        "resident_mb": Key(
+            1024,
+            "Largest decoded training split that 'auto' keeps on the device, and evaluation split "
+            "that 'auto' and 'resident' keep decoded in host memory, MiB.",
+            at_least(0),
+        ),
         "threads": Key(0, "Threads that read and decode; 0 is one per core.", at_least(0)),
-        "prefetch": Key(4, "Batches decoded ahead by the 'stream' feed.", at_least(1)),
+        "prefetch": Key(
+            0,
+            "Batches decoded ahead, by the 'stream' feed and in evaluation, each by one thread; 0 "
+            "is as many as threads, at least 4.",
+            at_least(0),
+        ),
     },
     "model": {
         "name": Key("cnn", "Which architecture: cnn, resnet18, resnet34, resnet50, ...", NOT_EMPTY),
@@ -277,7 +287,7 @@ SCHEMA: dict[str, dict[str, Key | Duration] | Key] = {
         "nesterov": Key(False, "sgd: Nesterov's form.", ANY),
         "beta1": Key(0.9, "adam, adamw, lamb.", within(0.0, 1.0, below=True)),
         "beta2": Key(0.999, "adam, adamw, lamb.", within(0.0, 1.0, below=True)),
-        "eps": Key(1e-8, "Added to the root of the second moment.", above(0.0)),
+        "eps": Key(1e-8, "All but sgd: added to the root of the second moment.", above(0.0)),
         "eps_hat": Key(
             False, "adam, adamw: add eps before bias correction, as Keras and TensorFlow do.", ANY
         ),

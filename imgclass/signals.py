@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class Preempted(UserError):
-    """The run was asked to stop, saved, and can go on. 75 is EX_TEMPFAIL: try again later."""
+    """The run was asked to stop, lost nothing, and can go on. 75 is EX_TEMPFAIL: try again later."""
 
     exit_status = 75
 
@@ -26,6 +26,15 @@ class StopRequest:
     def __bool__(self) -> bool:
         return bool(self.name)
 
+    @property
+    def by(self) -> str:
+        """Returns what asked, which may have been a signal to another process."""
+        return self.name or "a signal"
+
+    def too_early(self) -> Preempted:
+        """Returns the error of a run that was asked to stop when it had done no step."""
+        return Preempted(f"{self.by}: stopped before the first step; nothing to save")
+
 
 @contextlib.contextmanager
 def catch_stop() -> Iterator[StopRequest]:
@@ -36,7 +45,7 @@ def catch_stop() -> Iterator[StopRequest]:
     def handle(number: int, frame: FrameType | None) -> None:
         del frame
         request.name = signal.Signals(number).name
-        logger.warning("%s: saving, then stopping; once more stops at once", request.name)
+        logger.warning("%s: stopping, and saving what is done; once more stops at once", request.by)
         restore()
 
     def restore() -> None:

@@ -95,6 +95,8 @@ def make_train_step(
             jax.random.fold_in(roots["dropout"], step),
         )
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        rate = schedule(step)
+        updates = jax.tree.map(lambda u: -rate * u, updates)
         params = optax.apply_updates(state.params, updates)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(jnp.sum(rows)) & jnp.isfinite(norm)
@@ -110,7 +112,7 @@ def make_train_step(
             new = new.replace(step=step + 1)
         one = jnp.ones((), jnp.int32)
         sums = metrics.batch_sums(logits, rows, batch["label"], batch["mask"])
-        sums |= {"gradient_norm": (norm, one), "learning_rate": (schedule(step), one)}
+        sums |= {"gradient_norm": (norm, one), "learning_rate": (rate, one)}
         if config.train.on_nonfinite == "skip":  # a NaN would spoil the sums of a whole window
             sums = jax.tree.map(lambda s: jnp.where(finite, s, jnp.zeros_like(s)), sums)
         return new, {"sums": sums, "finite": finite}

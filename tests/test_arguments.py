@@ -2,8 +2,10 @@
 
 import logging
 import pathlib
+import re
 import sys
 
+import jax
 import ml_collections
 import pytest
 from absl import flags
@@ -266,3 +268,20 @@ def test_parsing_leaves_logging_alone():
     config, _ = parse(CNN)
     assert isinstance(config, ml_collections.ConfigDict)
     assert logging.getLogger().handlers == before
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError("Unable to allocate 9 TiB"), 1),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), 1),
+    ],
+)
+def test_running_out_of_memory_is_one_line(error, expected, capsys):
+    def train(*_):
+        raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        arguments._guarded(train, None, "")
+    assert stopped.value.code == expected
+    assert re.fullmatch(r"out of memory: .*data\.feed=stream.*\n", capsys.readouterr().err)

@@ -26,17 +26,17 @@ def changed(**values):
     return config_lib.resolve(config)
 
 
-# The default CNN on the digits: 1,294 pictures, 32 a step, 10 epochs. An epoch is 1294 / 32 =
-# 40.4375 steps, ten are 404.375.
+# The default CNN on the digits: 1,298 pictures, 32 a step, 10 epochs. An epoch is 1298 / 32 =
+# 40.5625 steps, ten are 405.625.
 def test_total_steps_of_ten_epochs_of_digits():
-    assert config_lib.total_steps(changed(), 1294) == 405
+    assert config_lib.total_steps(changed(), 1298) == 406
 
 
 def test_epochs_end_on_the_first_whole_step_at_or_after_each_multiple():
-    # 40.4375, 80.875, 121.3125, 161.75, 202.1875, 242.625, 283.0625, 323.5, 363.9375, 404.375
-    every = config_lib.interval_of(changed(), "eval.every", 1294, 405)
-    assert [step for step in range(406) if every.due(step)] == [
-        41, 81, 122, 162, 203, 243, 284, 324, 364, 405,
+    # 40.5625, 81.125, 121.6875, 162.25, 202.8125, 243.375, 283.9375, 324.5, 365.0625, 405.625
+    every = config_lib.interval_of(changed(), "eval.every", 1298, 406)
+    assert [step for step in range(407) if every.due(step)] == [
+        41, 82, 122, 163, 203, 244, 284, 325, 366, 406,
     ]  # fmt: skip
 
 
@@ -47,14 +47,14 @@ def test_epochs_end_on_the_first_whole_step_at_or_after_each_multiple():
         ("examples", 96, 3),
         ("examples", 97, 4),  # the 97th example needs a fourth step
         ("epochs", 1.0, 41),
-        ("epochs", 0.5, 21),  # 20.21875
-        ("epochs", 32.0, 1294),  # 32 epochs of 1294 at 32 a step: no remainder
+        ("epochs", 0.5, 21),  # 20.28125
+        ("epochs", 32.0, 1298),  # 32 epochs of 1298 at 32 a step: no remainder
     ],
 )
 def test_total_in_every_unit(unit, amount, steps):
     config = changed(**{f"train__total_{unit}": amount})
     assert config_lib.problems(config) == []
-    assert config_lib.total_steps(config, 1294) == steps
+    assert config_lib.total_steps(config, 1298) == steps
 
 
 @pytest.mark.parametrize(
@@ -63,24 +63,24 @@ def test_total_in_every_unit(unit, amount, steps):
         ("steps", 7, 7),
         ("examples", 320, 10),
         ("examples", 335, 10),  # 10.46875: the nearest, not the next
-        ("epochs", 1.0, 40),  # 40.4375
-        ("epochs", 2.0, 81),  # 80.875
-        ("percent", 5.0, 20),  # of 405: 20.25
-        ("percent", 100.0, 405),
+        ("epochs", 1.0, 41),  # 40.5625
+        ("epochs", 2.0, 81),  # 81.125
+        ("percent", 5.0, 20),  # of 406: 20.3
+        ("percent", 100.0, 406),
     ],
 )
 def test_warmup_in_every_unit(unit, amount, steps):
     config = changed(**{f"optim__warmup_{unit}": amount})
     assert config_lib.problems(config) == []
-    assert config_lib.steps_of(config, "optim.warmup", 1294, 405) == steps
+    assert config_lib.steps_of(config, "optim.warmup", 1298, 406) == steps
 
 
 def test_interval_in_percent_of_the_run():
-    # A quarter of 405 is 101.25: 101.25, 202.5, 303.75, 405.
+    # A quarter of 406 is 101.5: 101.5, 203, 304.5, 406.
     every = config_lib.interval_of(
-        changed(checkpoint__every_percent=25.0), "checkpoint.every", 9, 405
+        changed(checkpoint__every_percent=25.0), "checkpoint.every", 9, 406
     )
-    assert [step for step in range(500) if every.due(step)][:4] == [102, 203, 304, 405]
+    assert [step for step in range(500) if every.due(step)][:4] == [102, 203, 305, 406]
 
 
 def test_a_tenth_is_a_tenth():
@@ -91,7 +91,7 @@ def test_a_tenth_is_a_tenth():
 
 @pytest.mark.parametrize(
     "steps",
-    [Fraction(1), Fraction(50), Fraction(647, 16), Fraction(7, 2), Fraction(1, 3), Fraction(999)],
+    [Fraction(1), Fraction(50), Fraction(649, 16), Fraction(7, 2), Fraction(1, 3), Fraction(999)],
 )
 def test_interval_against_brute_force(steps):
     interval = config_lib.Interval(steps)
@@ -106,7 +106,7 @@ def test_interval_against_brute_force(steps):
 
 
 def test_interval_of_zero_is_never():
-    never = config_lib.interval_of(changed(eval__every_epochs=0.0), "eval.every", 1294, 405)
+    never = config_lib.interval_of(changed(eval__every_epochs=0.0), "eval.every", 1298, 406)
     assert not any(never.due(step) for step in range(1000))
     assert never.next_after(3) is None
 
@@ -129,7 +129,7 @@ def test_the_command_line_beats_the_file_even_with_the_default_amount():
     config.train.total_epochs = 10.0  # the default, but asked for
     resolved = config_lib.resolve(config, ["train.total_epochs"])
     assert resolved.train.total_steps is None
-    assert config_lib.total_steps(resolved, 1294) == 405
+    assert config_lib.total_steps(resolved, 1298) == 406
 
 
 def test_two_units_on_the_command_line_are_a_problem():

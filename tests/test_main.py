@@ -199,7 +199,7 @@ def test_a_set_that_cannot_be_prepared_says_what_to_run(tmp_path, pictures, monk
     assert text.splitlines()[0] == (
         f"cats_vs_dogs is not prepared in {tmp_path / 'tfds'}, and preparing it needs tensorflow."
     )
-    assert text.splitlines()[1].startswith("Run: pip install 'imgclass[prepare]'")
+    assert text.splitlines()[1].startswith("Run: pip install -e '.[prepare]' in ")
     assert not (tmp_path / "run").exists()
 
 

@@ -12,6 +12,11 @@ from imgclass import config, optim
 from imgclass.errors import UsageError
 
 
+def at_rate(cfg, rate):
+    """The optimizer with its learning rate, which the train step multiplies by."""
+    return optax.chain(optim.create(cfg), optax.scale_by_learning_rate(rate))
+
+
 def section(**changes):
     cfg = config.defaults().optim
     cfg.update(changes)
@@ -120,12 +125,12 @@ def test_unknown_names_are_refused():
     with pytest.raises(UsageError, match=r"optim\.schedule='poly' is not one of"):
         optim.schedule(section(schedule="poly"), 10, 0)
     with pytest.raises(UsageError, match=r"optim\.name='lion' is not one of"):
-        optim.create(section(name="lion"), optax.constant_schedule(1.0))
+        optim.create(section(name="lion"))
 
 
 def test_a_bad_no_decay_pattern_is_refused_at_once():
     with pytest.raises(UsageError, match=r"optim.no_decay='\(' is not a regular expression"):
-        optim.create(section(no_decay="("), optax.constant_schedule(1.0))
+        optim.create(section(no_decay="("))
 
 
 # --- Optimizers. `layer/bias` must never be decayed by the default pattern. ---
@@ -161,7 +166,7 @@ def to_float32(tree):
 
 def run(cfg, rates=traced_rate):
     params = to_float32(start())
-    tx = optim.create(cfg, rates)
+    tx = at_rate(cfg, rates)
     state = tx.init(params)
     update = jax.jit(tx.update)
     for grads in gradients():
@@ -293,7 +298,7 @@ def test_eps_hat_is_keras_adam(monkeypatch):
 
     def ours(hat):
         params = jnp.asarray(first)
-        tx = optim.create(section(eps=1e-7, eps_hat=hat), optax.constant_schedule(1e-3))
+        tx = at_rate(section(eps=1e-7, eps_hat=hat), optax.constant_schedule(1e-3))
         state = tx.init(params)
         for grad in grads:
             updates, state = tx.update(jnp.asarray(grad), state, params)
@@ -328,7 +333,7 @@ def test_clipping_is_over_all_parameters_together():
     grads = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
     for limit, expected in ((1.0, (-0.6, -0.8)), (10.0, (-3.0, -4.0))):
         cfg = section(name="sgd", momentum=0.0, clip_norm=limit)
-        tx = optim.create(cfg, optax.constant_schedule(1.0))
+        tx = at_rate(cfg, optax.constant_schedule(1.0))
         updates, _ = tx.update(grads, tx.init(params), params)
         np.testing.assert_allclose([updates["a"][0], updates["b"][0]], expected, rtol=1e-6)
 
@@ -339,13 +344,13 @@ def test_the_state_alone_carries_the_schedule(name):
     cfg = section(name=name, schedule="cosine", weight_decay=0.1, eps_hat=name == "adam")
     params = {"kernel": jnp.array([1.0, 2.0])}
     grads = {"kernel": jnp.array([0.5, -0.5])}
-    tx = optim.create(cfg, optim.schedule(cfg, 10, 2))
+    tx = at_rate(cfg, optim.schedule(cfg, 10, 2))
     state = tx.init(params)
     for _ in range(5):
         _, state = tx.update(grads, state, params)
     expected, _ = tx.update(grads, state, params)
 
-    again = optim.create(cfg, optim.schedule(cfg, 10, 2))
+    again = at_rate(cfg, optim.schedule(cfg, 10, 2))
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
     rebuilt = jax.tree.unflatten(jax.tree.structure(again.init(params)), leaves)
     got, _ = again.update(grads, jax.tree.map(jnp.asarray, rebuilt), params)

@@ -211,6 +211,7 @@ def test_dying_between_the_test_figure_and_the_result_tests_again_but_records_on
 def test_a_signal_saves_and_says_how_to_go_on(data, tmp_path, monkeypatch, number):
     changes = tiny.FULL | {"log.every_steps": 4}
     run(data, tmp_path / "a", changes)
+    handler = signal.getsignal(number)
     real = train.Trainer.advance
 
     def advance(self, state, step, count):
@@ -227,7 +228,7 @@ def test_a_signal_saves_and_says_how_to_go_on(data, tmp_path, monkeypatch, numbe
     run(data, tmp_path / "b", changes)
     tiny.assert_same_bits(tiny.arrays(tmp_path / "a"), tiny.arrays(tmp_path / "b"))
     assert tiny.records(tmp_path / "a") == tiny.records(tmp_path / "b")
-    assert signal.getsignal(number) is not None
+    assert signal.getsignal(number) is handler
 
 
 def test_a_failing_save_ends_the_run_with_its_reason(data, tmp_path, monkeypatch):

@@ -51,13 +51,8 @@ def augment(
       equal to `out_size` they are the arguments, bit for bit.
 
     Raises:
-      UsageError: at trace time, if two crops are asked for, `out_size` does not fit in the
-        (padded) picture, or a reflected border is as wide as the picture.
+      UsageError: at trace time, if `out_size` does not fit in the (padded) picture.
     """
-    if cfg.random_resized_crop and cfg.pad_crop:
-        raise UsageError(
-            "augment.random_resized_crop and augment.pad_crop are both on. Choose one crop."
-        )
 
     def one(image: jax.Array, key: jax.Array) -> jax.Array:
         def branch(operation: int) -> jax.Array:
@@ -131,19 +126,9 @@ def pad_crop(
       f32[height, width, C].
 
     Raises:
-      UsageError: at trace time, if the window does not fit, or a reflection is longer than
-        the picture.
+      UsageError: at trace time, if the window does not fit.
     """
-    h, w, channels = image.shape
-    if mode == "reflect":
-        if pad >= min(h, w):
-            raise UsageError(
-                f"augment.pad_crop={pad} cannot reflect a picture of {h}x{w}: "
-                f"use at most {min(h, w) - 1}, or augment.pad_mode='constant'."
-            )
-        padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="reflect")
-    else:
-        padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+    padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode=mode)
     _check_fits(out_size, padded.shape[:2])
     spare = jnp.array([padded.shape[0] - out_size[0], padded.shape[1] - out_size[1]], jnp.int32)
     top, left = jax.random.randint(key, (2,), 0, spare + 1, jnp.int32)

@@ -91,7 +91,8 @@ def open_dataset(config: ml_collections.ConfigDict, stored: dict | None = None) 
         )
     if data.standardize == "train":
         if stored is not None:
-            prepare = preprocess.Preprocess.from_json(stored["preprocess"])
+            before = preprocess.Preprocess.from_json(stored["preprocess"])
+            prepare = dataclasses.replace(prepare, mean=before.mean, std=before.std)
         else:
             mean, std = mean_and_std(kept["train"], prepare, data.threads)
             prepare = dataclasses.replace(prepare, mean=mean, std=std)
@@ -192,6 +193,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
                     dataset.splits[role].labels, minlength=len(names)
                 ).tolist(),
                 "fingerprint": split.fingerprint,
+                "fingerprint_kind": split.fingerprint_kind,
                 "bad_files": [dataclasses.asdict(bad) for bad in dataset.bad.get(role, [])],
             }
             for role, split in source.splits.items()

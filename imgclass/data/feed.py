@@ -2,7 +2,7 @@
 
 Both training feeds give bit-identical batches for a step, because both take the examples from
 `order.batch_indices` and the pixels from `Preprocess.load`. A batch on the device is
-`{'image': u8[B,H,W,C], 'label': i32[B], 'index': i64[B] (i32 on the device), 'mask': bool[B]}`,
+`{'image': u8[B,H,W,C], 'label': i32[B], 'index': i32[B], 'mask': bool[B]}`,
 rows sharded over the mesh. No augmentation and no scaling here.
 """
 
@@ -26,6 +26,11 @@ Put = Callable[[HostBatch], dict]  # local rows on the host -> the global batch 
 def thread_count(wanted: int) -> int:
     """Returns `wanted`, or one thread a core this process may use."""
     return wanted or len(os.sched_getaffinity(0))
+
+
+def batches_ahead(prefetch: int, threads: int) -> int:
+    """Returns `prefetch`, or one batch a thread and at least 4."""
+    return prefetch or max(4, threads)
 
 
 def load_examples(
@@ -69,7 +74,7 @@ def load_all(
 
 
 class StreamFeed:
-    """Decodes ahead on host threads; memory is bounded by `prefetch` batches."""
+    """Decodes `prefetch` batches ahead on host threads, which bounds memory."""
 
     def __init__(
         self,
@@ -82,13 +87,17 @@ class StreamFeed:
         rows: np.ndarray,
         put: Put,
         threads: int = 0,
-        prefetch: int = 4,
+        prefetch: int = 0,
     ):
-        """Args are those of `order.batch_indices`, and `rows`: this process's global rows."""
+        """Args are those of `order.batch_indices`, and `rows`: this process's global rows.
+
+        A batch is decoded by one thread, so fewer batches ahead than threads leave some idle.
+        `prefetch` of 0 is what `batches_ahead` says.
+        """
         self._split, self._preprocess, self._size = split, preprocess, size
         self._seed, self._batch_size, self._rows, self._put = seed, batch_size, rows, put
         workers = thread_count(threads)
-        self._ahead = max(prefetch, workers)
+        self._ahead = batches_ahead(prefetch, workers)
         self._pool = concurrent.futures.ThreadPoolExecutor(workers, "decode")
         self._pending: collections.deque[tuple[int, concurrent.futures.Future]] = (
             collections.deque()
@@ -106,7 +115,7 @@ class StreamFeed:
         if self._pending and self._pending[0][0] != step:
             self._drop_pending()
         first = self._pending[-1][0] + 1 if self._pending else step
-        for later in range(first, step + self._ahead):
+        for later in range(first, step + 1 + self._ahead):
             self._pending.append((later, self._pool.submit(self._load, later)))
         start = time.perf_counter()
         host = self._pending.popleft()[1].result()
@@ -184,11 +193,13 @@ class EvalFeed:
         rows: np.ndarray,
         put: Put,
         threads: int = 0,
+        prefetch: int = 0,
         resident_bytes: int = 0,
     ):
         """As `StreamFeed`; the decoded split is kept in host memory if it fits resident_bytes."""
         self._split, self._preprocess, self._batch_size = split, preprocess, batch_size
         self._rows, self._put, self._threads = rows, put, thread_count(threads)
+        self._ahead = batches_ahead(prefetch, self._threads)
         height, width = preprocess.image_size
         fits = len(split) * height * width * preprocess.channels <= resident_bytes
         self._cache: np.ndarray | None = None
@@ -222,7 +233,7 @@ class EvalFeed:
             try:
                 for number in numbers:
                     pending.append(pool.submit(self._load, number))
-                    if len(pending) > self._threads:
+                    if len(pending) > self._ahead:
                         yield self._put(pending.popleft().result())
                 while pending:
                     yield self._put(pending.popleft().result())

@@ -2,13 +2,15 @@
 
 A picture's class is the name of its class folder; its name is its path relative to the root. Files
 are never opened here except to be read or fingerprinted, so a damaged picture shows when decoded.
+`pictures_below` says what lies below any folder, for prediction as for training.
 """
 
+import dataclasses
 import functools
 import hashlib
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -34,6 +36,7 @@ LAYOUT = (
     "expected train/CLASS/*.jpg with optional validation/ and test/ beside train/, or CLASS/*.jpg; "
     f"pictures end in {' '.join(EXTENSIONS)}"
 )
+UNREADABLE = b"unreadable"  # what stands in a fingerprint for the content of such a file
 
 
 class FileSplit(Split):
@@ -78,8 +81,8 @@ class FileSplit(Split):
         for name in self.names:
             try:
                 sizes.append(os.stat(self.root / name).st_size)
-            except OSError as error:
-                raise UserError(f"cannot read {self.root / name}: {error.strerror}") from error
+            except OSError:
+                sizes.append(-1)  # which no file has
         return sizes
 
     @property
@@ -89,15 +92,24 @@ class FileSplit(Split):
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Digest over (name, label, content or size) of every file, in order."""
+        """Digest over (name, label, content or size) of every file, in order.
+
+        A file that cannot be read counts too, as such: `data.bad_files` decides what becomes of it.
+        """
         digest = hashlib.blake2b(digest_size=16)
         with_content = self.fingerprint_kind == "content"
         for name, label, size in zip(self.names, self._labels, self._sizes, strict=True):
-            content = self._bytes(name) if with_content else b""
+            content = self._content(name) if with_content else b""
             # Lengths before contents, so that no two lists of files run together alike.
             header = f"{len(os.fsencode(name))} {label} {len(content) if content else size} "
             digest.update(header.encode() + os.fsencode(name) + content)
         return digest.hexdigest()
+
+    def _content(self, name: str) -> bytes:
+        try:
+            return self._bytes(name)
+        except UserError:
+            return UNREADABLE
 
     def _bytes(self, name: str) -> bytes:
         try:
@@ -159,32 +171,65 @@ class _Scan:
         prefix = "" if folder == root else f"{folder.name}/"
         above = frozenset({_identity(root), _identity(folder)})
         for entry in _entries(folder):
-            if entry.is_dir():
-                self.pictures[entry.name] = sorted(
-                    self._walk(pathlib.Path(entry.path), f"{prefix}{entry.name}/", above)
-                )
-            elif _is_picture(entry.name):
-                self.outside.append(prefix + entry.name)
-            else:
-                self.other.append(prefix + entry.name)
-
-    def _walk(
-        self, folder: pathlib.Path, prefix: str, above: frozenset[tuple[int, int]]
-    ) -> Iterator[str]:
-        """Yields pictures below `folder`, following links but never into a folder we are inside."""
-        identity = _identity(folder)
-        if identity in above:
-            return
-        for entry in _entries(folder):
             name = prefix + entry.name
             if entry.is_dir():
-                yield from self._walk(pathlib.Path(entry.path), f"{name}/", above | {identity})
-            elif not entry.is_file():
-                self.broken.append(name)
-            elif _is_picture(name):
-                yield name
+                below = pictures_below(pathlib.Path(entry.path), f"{name}/", above)
+                self.pictures[entry.name] = list(below.pictures)
+                self.other += below.other
+                self.broken += below.broken
+            elif is_picture(entry.name):
+                self.outside.append(name)
             else:
                 self.other.append(name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Below:
+    """The names of what lies below a folder, relative to it, sorted.
+
+    Attributes:
+      pictures: files that end in one of EXTENSIONS.
+      other: any other files.
+      broken: links that lead nowhere, whatever they are called.
+    """
+
+    pictures: tuple[str, ...]
+    other: tuple[str, ...]
+    broken: tuple[str, ...]
+
+
+def pictures_below(
+    folder: pathlib.Path, prefix: str = "", above: frozenset[tuple[int, int]] = frozenset()
+) -> Below:
+    """Looks through a folder and the folders in it.
+
+    Hidden files and folders are ignored. Links are followed, but never into a folder that the
+    search is already inside of.
+
+    Args:
+      folder: where to look.
+      prefix: put before every name.
+      above: device and inode of folders not to enter.
+
+    Raises:
+      UserError: naming a folder that cannot be listed.
+    """
+    pictures: list[str] = []
+    other: list[str] = []
+    broken: list[str] = []
+    identity = _identity(folder)
+    for entry in _entries(folder) if identity not in above else ():
+        name = prefix + entry.name
+        if entry.is_dir():
+            inside = pictures_below(pathlib.Path(entry.path), f"{name}/", above | {identity})
+            pictures += inside.pictures
+            other += inside.other
+            broken += inside.broken
+        elif not entry.is_file():
+            broken.append(name)
+        else:
+            (pictures if is_picture(name) else other).append(name)
+    return Below(*(tuple(sorted(names)) for names in (pictures, other, broken)))
 
 
 def _identity(folder: pathlib.Path) -> tuple[int, int]:
@@ -206,10 +251,11 @@ def _subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _has_pictures(folder: pathlib.Path) -> bool:
-    return any(_is_picture(entry.name) and entry.is_file() for entry in _entries(folder))
+    return any(is_picture(entry.name) and entry.is_file() for entry in _entries(folder))
 
 
-def _is_picture(name: str) -> bool:
+def is_picture(name: str) -> bool:
+    """Returns whether a file of this name is taken for a picture."""
     return name.lower().endswith(EXTENSIONS)
 
 

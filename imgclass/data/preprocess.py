@@ -89,6 +89,8 @@ def from_config(
         name: tuple(data[name]) if isinstance(data[name], list | tuple) else data[name]
         for name in names
     }
+    if data.standardize != "given":  # a file's own stay unused when the choice is changed
+        values |= {"mean": (), "std": ()}
     if mean is not None:
         values |= {"mean": tuple(mean), "std": tuple(std or ())}
     return Preprocess(**values)

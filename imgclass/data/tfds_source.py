@@ -157,8 +157,8 @@ def _prepare(name: str, data_dir: str) -> Any:
     if missing:
         raise UserError(
             f"{name} is not prepared in {where}, and preparing it needs {' and '.join(missing)}.\n"
-            "Run: pip install 'imgclass[prepare]', then the same command again; or point "
-            "data.data_dir or TFDS_DATA_DIR to a folder where it is prepared"
+            "Run: pip install -e '.[prepare]' in imgclass's folder, then the same command again; "
+            "or point data.data_dir or TFDS_DATA_DIR to a folder where it is prepared"
         )
     try:
         builder = _builder(name, data_dir, file_format="array_record")

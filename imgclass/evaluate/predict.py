@@ -1,20 +1,19 @@
 """Predicts new pictures with a run's weights and a run's own preprocessing."""
 
+import contextlib
 import csv
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
 
 from imgclass import parallel
-from imgclass.data import decode
+from imgclass.data import decode, folder
 from imgclass.errors import UserError
 from imgclass.evaluate.restore import Restored
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,23 +34,23 @@ class Prediction:
 def find_pictures(paths: Sequence[str]) -> list[str]:
     """Returns files as given, and the pictures below folders, sorted.
 
+    A folder's pictures are those `folder.pictures_below` finds, and links of such a name that lead
+    nowhere, which have their error when they are predicted.
+
     Raises:
-      UserError: naming a folder without pictures. A file that is missing is not found out here.
+      UserError: naming a folder without pictures, or one that cannot be listed. A file that is
+        missing is not found out here.
     """
     found: list[str] = []
     for path in paths:
         if not os.path.isdir(path):
             found.append(path)
             continue
-        inside = [
-            os.path.join(folder, name)
-            for folder, folders, names in os.walk(path)
-            for name in names
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-        ]
-        if not inside:
-            raise UserError(f"{path}: no pictures ({', '.join(SUFFIXES)}) in this folder")
-        found += sorted(inside)
+        below = folder.pictures_below(pathlib.Path(path))
+        names = [*below.pictures, *filter(folder.is_picture, below.broken)]
+        if not names:
+            raise UserError(f"{path}: no pictures ({', '.join(folder.EXTENSIONS)}) in this folder")
+        found += [os.path.join(path, name) for name in sorted(names)]
     return found
 
 
@@ -98,28 +97,62 @@ def predict(restored: Restored, paths: Sequence[str], batch_size: int = 64) -> I
         yield from flush()
 
 
-def write_csv(
-    path: str, predictions: Iterable[Prediction], class_names: Sequence[str], top: int
-) -> int:
-    """Writes one row a picture; returns how many could not be predicted.
+@contextlib.contextmanager
+def csv_file(
+    path: str, class_names: Sequence[str], top: int
+) -> Iterator[Callable[[Prediction], None]]:
+    """Opens a table for predictions, a row each, as they come.
 
-    Columns: path, label, probability, label_2, probability_2, ... to `top`, error.
+    Columns: path, label, probability, label_2, probability_2, ... to `top`, error. The rows go to
+    a file beside `path`, which takes its name when the block ends, and is removed if it fails.
+    Bytes of a path that are not UTF-8 are written as they are.
+
+    Yields:
+      A function that writes the row of one prediction.
+
+    Raises:
+      UserError: the file cannot be written.
     """
     top = min(top, len(class_names))
     columns = ["path", "label", "probability"]
     for place in range(2, top + 1):
         columns += [f"label_{place}", f"probability_{place}"]
-    failed = 0
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([*columns, "error"])
-        for prediction in predictions:
-            if prediction.probabilities is None:
-                failed += 1
-                writer.writerow([prediction.path, *[""] * (len(columns) - 1), prediction.error])
-                continue
-            row: list[str] = [prediction.path]
+    target = os.path.realpath(path)
+    own = os.path.isfile(target) or not os.path.exists(target)
+    partial = f"{target}.{os.getpid()}.partial" if own else target  # a pipe has to be itself
+    with _named(path):
+        file = open(partial, "w", newline="", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+    writer = csv.writer(file)
+
+    def write(prediction: Prediction) -> None:
+        row = [prediction.path]
+        if prediction.probabilities is None:
+            row += [""] * (len(columns) - 1)
+        else:
             for label in prediction.top(top):
                 row += [class_names[label], f"{prediction.probabilities[label]:.6f}"]
-            writer.writerow([*row, ""])
-    return failed
+        with _named(path):
+            writer.writerow([*row, prediction.error])
+
+    try:
+        with _named(path):
+            writer.writerow([*columns, "error"])
+        yield write
+        with _named(path):
+            file.close()
+            if own:
+                os.replace(partial, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            file.close()
+        if own:
+            pathlib.Path(partial).unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None

@@ -81,6 +81,9 @@ def _step(saved: Checkpoints, steps: list[int], which: str, folder: pathlib.Path
             except UserError as error:
                 logger.warning("%s", error)
                 continue
+            if best and int(best["step"]) not in steps:
+                logger.warning("step %d, the best, is gone; taking the latest", best["step"])
+                return None
             return int(best["step"]) if best else None
         return None
     if not which.isdecimal() or int(which) not in steps:

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from imgclass.errors import UsageError
 from imgclass.models import layers
 
 
@@ -61,9 +60,7 @@ class CNN(nn.Module):
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, train: bool, offset: jax.Array | None = None
-    ) -> tuple[jax.Array, dict]:
+    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, dict]:
         """Maps float[batch, h, w, c] to (f32[batch, classes], features); see `Model.apply`."""
         act = layers.activation(self.activation)
         x = x.astype(self.dtype)
@@ -83,8 +80,6 @@ class CNN(nn.Module):
                     )(x, train)
                 x = act(x)
             stages[name] = x = self._pool(f"{name}_pool", x)
-        if offset is not None:
-            x = x + offset.astype(x.dtype)
         last_map = x
         x = layers.global_mean(x) if self.head == "average" else x.reshape(x.shape[0], -1)
         for layer, width in enumerate(self.hidden):
@@ -120,27 +115,17 @@ class CNN(nn.Module):
 
 
 def build(config: ml_collections.ConfigDict, num_classes: int) -> CNN:
-    """Builds the module that config.model describes.
-
-    Raises:
-      UsageError: names the key whose value cannot be.
-    """
-    sizes = ["depth", "kernel_size", "stride", "pool_window", "pool_stride"]
-    for key, value in [
-        *((key, config[key]) for key in sizes),
-        *(("filters", width) for width in config.filters),
-        *(("hidden", width) for width in config.hidden),
-    ]:
-        if value < 1:
-            raise UsageError(f"model.{key}={value} must be at least 1.")
-    if not 0 <= config.dropout < 1:
-        raise UsageError(f"model.dropout={config.dropout} must be in [0, 1).")
-    layers.one_of(config.activation, layers.ACTIVATIONS, "model.activation")
+    """Builds the module that a checked config.model describes."""
     return CNN(
         num_classes=num_classes,
         filters=tuple(config.filters),
-        padding=layers.one_of(config.padding, ("VALID", "SAME"), "model.padding"),
-        pool=layers.one_of(config.pool, ("max", "avg", "none"), "model.pool"),
+        depth=config.depth,
+        kernel_size=config.kernel_size,
+        stride=config.stride,
+        padding=config.padding,
+        pool=config.pool,
+        pool_window=config.pool_window,
+        pool_stride=config.pool_stride,
         activation=config.activation,
         batch_norm=config.batch_norm,
         batch_norm_momentum=config.batch_norm_momentum,
@@ -148,7 +133,6 @@ def build(config: ml_collections.ConfigDict, num_classes: int) -> CNN:
         batch_norm_group=config.batch_norm_group,
         dropout=config.dropout,
         hidden=tuple(config.hidden),
-        head=layers.one_of(config.head, ("flatten", "average"), "model.head"),
+        head=config.head,
         dtype=jnp.dtype(config.dtype),
-        **{key: config[key] for key in sizes},
     )

@@ -46,7 +46,7 @@ def one_of(value: str, allowed: Iterable[str], key: str) -> str:
     if value in names:
         return value
     raise UsageError(
-        f"{key}={value!r} is unknown{nearest(str(value), names)}. Known: {', '.join(names)}."
+        f"{key}={value!r}: must be one of {', '.join(names)}{nearest(str(value), names)}"
     )
 
 

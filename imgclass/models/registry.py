@@ -32,7 +32,7 @@ class Model:
     """A module and the pictures it takes. Every method is pure and can be jitted.
 
     Attributes:
-      module: Linen module; `module(x, train, offset)` returns (logits, features).
+      module: Linen module; `module(x, train)` returns (logits, features).
       input_shape: (height, width, channels).
     """
 
@@ -54,17 +54,12 @@ class Model:
         variables = init(key, jnp.zeros((1, *self.input_shape), jnp.float32))
         return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
-    def apply(
-        self, variables: Variables, x: jax.Array, offset: jax.Array | None = None
-    ) -> tuple[jax.Array, Features]:
+    def apply(self, variables: Variables, x: jax.Array) -> tuple[jax.Array, Features]:
         """Runs inference: running batch statistics, no dropout.
 
         Args:
           variables: as `init` returns them.
           x: float[batch, height, width, channels].
-          offset: added to features['last_map'], whose shape it has. The gradient at zero with
-            respect to it is the gradient with respect to the last map, which is what Grad-CAM
-            asks for.
 
         Returns:
           logits: f32[batch, classes].
@@ -72,7 +67,7 @@ class Model:
             [batch, h, w, channels], the last of them; 'pooled' [batch, width], the vector that
             the last dense layer takes (in training, before dropout).
         """
-        result: Any = self.module.apply(variables, x, train=False, offset=offset)
+        result: Any = self.module.apply(variables, x, train=False)
         return result
 
     def apply_train(
@@ -111,15 +106,14 @@ def create(
     """Builds the model that the config describes. Draws no weights and touches no device.
 
     Args:
-      config_model: config.model, every key present.
+      config_model: config.model, every key present and checked.
       num_classes: at least 1.
       input_shape: (height, width, channels), each at least 1.
 
     Raises:
-      UsageError: an unknown name or value, or a geometry that cannot be, with the key to change.
+      UsageError: an unknown name, or a geometry that cannot be, with the key to change.
     """
     name = layers.one_of(config_model.name, _BUILDERS, "model.name")
-    layers.one_of(config_model.dtype, ("float32", "bfloat16"), "model.dtype")
     if len(input_shape) != 3 or min(*input_shape, num_classes) < 1:
         raise UsageError(
             f"a model needs pictures of (height, width, channels) and at least one class; "

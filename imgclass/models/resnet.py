@@ -99,9 +99,7 @@ class ResNet(nn.Module):
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, train: bool, offset: jax.Array | None = None
-    ) -> tuple[jax.Array, dict]:
+    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, dict]:
         """Maps float[batch, h, w, c] to (f32[batch, classes], features); see `Model.apply`."""
         norm = functools.partial(
             layers.BatchNorm,
@@ -129,8 +127,6 @@ class ResNet(nn.Module):
                     name=f"stage{stage + 1}_block{block + 1}",
                 )(x, train)
             stages[f"stage{stage + 1}"] = x
-        if offset is not None:
-            x = x + offset.astype(x.dtype)
         pooled = layers.global_mean(x)
         head = layers.Dense(self.num_classes, kernel_init=_LINEAR, dtype=self.dtype, name="head")
         features = {"stages": stages, "last_map": x, "pooled": pooled}
@@ -138,13 +134,13 @@ class ResNet(nn.Module):
 
 
 def build(config: ml_collections.ConfigDict, num_classes: int) -> ResNet:
-    """Builds the module that config.model describes; UsageError for an unknown stem."""
+    """Builds the module that a checked config.model describes."""
     layout, bottleneck = LAYOUTS[config.name]
     return ResNet(
         num_classes=num_classes,
         layout=layout,
         bottleneck=bottleneck,
-        stem=layers.one_of(config.stem, ("imagenet", "cifar"), "model.stem"),
+        stem=config.stem,
         zero_init_residual=config.zero_init_residual,
         batch_norm_momentum=config.batch_norm_momentum,
         batch_norm_epsilon=config.batch_norm_epsilon,

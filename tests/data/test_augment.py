@@ -223,10 +223,8 @@ def test_flip_mirrors_exactly_and_half_of_the_time():
 @pytest.mark.parametrize(
     ("changes", "out_size", "message"),
     [
-        ({"pad_crop": 1, "random_resized_crop": True}, (8, 8), r"are both on"),
         ({}, (9, 8), r"data\.image_size is 9x8 but the picture to crop it from is 8x8"),
         ({"pad_crop": 1}, (8, 11), r"data\.image_size is 8x11 .* is 10x10"),
-        ({"pad_crop": 8, "pad_mode": "reflect"}, (8, 8), r"use at most 7"),
     ],
 )
 def test_impossible_crops_are_refused(changes, out_size, message):

@@ -166,20 +166,6 @@ def test_features(model_config):
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_offset_gives_the_gradient_of_the_last_map(model_config):
-    # Average head without hidden layers: d logit_k / d map[i, j, c] = kernel[c, k] / (7 * 7).
-    model = models.create(model_config(filters=(4,), head="average"), 3, (16, 16, 1))
-    variables = model.init(jax.random.key(0))
-    x = jax.random.normal(jax.random.key(1), (1, 16, 16, 1))
-
-    def logit(offset):
-        return model.apply(variables, x, offset)[0][0, 2]
-
-    gradient = jax.jit(jax.grad(logit))(jnp.zeros((1, 7, 7, 4)))
-    expected = np.asarray(variables["params"]["head"]["kernel"])[:, 2] / 49
-    np.testing.assert_allclose(gradient, np.broadcast_to(expected, (1, 7, 7, 4)), rtol=1e-5)
-
-
 def test_dropout_is_in_training_only_and_depends_on_the_key_only(model_config):
     model = models.create(model_config(dropout=0.5, filters=(4,)), 3, (8, 8, 1))
     variables = model.init(jax.random.key(0))
@@ -248,15 +234,7 @@ def test_bfloat16_computes_in_bfloat16_between_float32_ends(model_config):
             8,
             r"layer block1_pool: a 7x7 .* the 6x6 .*Lower model.pool_window to at most 6",
         ),
-        ({"stride": 0}, 8, r"model.stride=0 must be at least 1"),
-        ({"filters": (8, 0)}, 8, r"model.filters=0 must be at least 1"),
-        ({"dropout": 1.0}, 8, r"model.dropout=1.0 must be in \[0, 1\)"),
-        ({"padding": "same"}, 8, r"model.padding='same' is unknown"),
-        ({"pool": "mean"}, 8, r"model.pool='mean' is unknown"),
-        ({"head": "flat"}, 8, r"model.head='flat' is unknown; did you mean 'flatten'"),
-        ({"activation": "rleu"}, 8, r"model.activation='rleu' is unknown; did you mean 'relu'"),
-        ({"dtype": "float16"}, 8, r"model.dtype='float16' is unknown; did you mean 'bfloat16'"),
-        ({"name": "cn"}, 8, r"model.name='cn' is unknown; did you mean 'cnn'"),
+        ({"name": "cn"}, 8, r"model.name='cn': must be one of .*; did you mean 'cnn'"),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_work(model_config, overrides, size, message):

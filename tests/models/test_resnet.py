@@ -237,8 +237,3 @@ def test_gradients_equal_float64():
         for entry in path:
             ours = ours[entry.key]
         assert np.linalg.norm(ours - expected) <= 0.02 * np.linalg.norm(expected), path
-
-
-def test_unknown_stem(model_config):
-    with pytest.raises(UsageError, match=r"model.stem='cifar10' is unknown; did you mean 'cifar'"):
-        models.create(model_config(name="resnet18", stem="cifar10"), 10, (32, 32, 3))

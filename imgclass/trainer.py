@@ -1,0 +1,94 @@
+"""Dispatches train steps: one call a step, or many steps a call where that is faster.
+
+Keeps the host a little ahead of the device, and reads each step's verdict on whether its loss was
+finite once the device has passed it, so that no step waits for the host.
+"""
+
+import collections
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from imgclass import build
+from imgclass.data import dataset, feed, order
+from imgclass.errors import UserError
+from imgclass.state import TrainState
+
+logger = logging.getLogger(__name__)
+IN_FLIGHT = 2  # dispatches the host may be ahead by: enough to hide its own work
+STEPS_PER_DISPATCH = 16  # on accelerators
+
+
+class Trainer:
+    """Dispatches steps, keeps the host a little ahead of the device, and watches for NaN."""
+
+    def __init__(self, task: build.Task, data: dataset.Dataset):
+        """Loads a resident set, or starts the decoding threads. Use as a context manager."""
+        self._task, self._data = task, data
+        self._feed = build.train_feed(task, data)
+        self._flight: collections.deque[tuple[int, int, jax.Array]] = collections.deque()
+        self.most = 1
+        self._step: Callable
+        if isinstance(self._feed, feed.ResidentFeed):
+            accelerated = task.mesh.devices.flat[0].platform != "cpu"
+            default = STEPS_PER_DISPATCH if accelerated else 1
+            self.most = task.config.train.steps_per_dispatch or default
+        if self.most > 1:
+            self._step = task.jitted_train_steps(self.most)
+        else:
+            self._step = task.jitted_train_step()
+
+    def __enter__(self) -> "Trainer":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._feed.close()
+
+    @property
+    def wait_seconds(self) -> float:
+        """Returns the time spent waiting for data so far."""
+        return self._feed.wait_seconds
+
+    def advance(self, state: TrainState, step: int, count: int) -> tuple[TrainState, Any]:
+        """Dispatches `count` steps from `step`. Returns the next state and the metrics' sums."""
+        if self.most > 1:
+            assert isinstance(self._feed, feed.ResidentFeed)
+            # Always the same shape, so always the same program; `count` says how many rows count.
+            indices = self._feed.indices(step, self.most)
+            state, out = self._step(state, self._feed.examples, indices, np.int32(count))
+        else:
+            state, out = self._step(state, self._feed.batch(step))
+        self._flight.append((step, count, out["finite"]))
+        while len(self._flight) > IN_FLIGHT:
+            self._land()
+        return state, out["sums"]
+
+    def settle(self) -> None:
+        """Waits for every dispatched step. Raises UserError if one was not finite."""
+        while self._flight:
+            self._land()
+
+    def _land(self) -> None:
+        step, count, finite = self._flight.popleft()
+        bad = np.flatnonzero(~np.atleast_1d(np.asarray(finite))[:count])
+        if not len(bad):
+            return
+        config, split = self._task.config, self._data.splits["train"]
+        number = step + int(bad[0])
+        rows = order.batch_indices(config.seed, len(split), config.train.batch_size, number)
+        names = ", ".join(split.example_names(rows[:4].tolist()))
+        what = (
+            f"step {number}: the loss or its gradient is not finite, on examples "
+            f"{rows.tolist()} ({names}, ...)"
+        )
+        if config.train.on_nonfinite == "skip":
+            logger.warning("%s; update skipped", what)
+            return
+        raise UserError(
+            f"{what}. Nothing after the last checkpoint is saved: lower optim.lr, set "
+            "optim.clip_norm or train.on_nonfinite='skip' (with --allow_config_change), or look at "
+            "these pictures"
+        )
