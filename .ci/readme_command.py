@@ -1,6 +1,6 @@
 """Prints the n-th ```bash block of a README, which has to be one line: what CI runs.
 
-    python .ci/readme_command.py README.md 1
+Run: `python .ci/readme_command.py README.md 1`.
 """
 
 import pathlib

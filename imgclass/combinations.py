@@ -45,7 +45,6 @@ USED_WITH: list[tuple[str, Callable[[Any], bool], str]] = [
     ("optim.name", _among("adam", "adamw", "lamb"), "optim.beta1 optim.beta2"),
     ("optim.name", _among("adam", "adamw", "lamb", "rmsprop"), "optim.eps"),
     ("optim.name", _among("rmsprop"), "optim.rmsprop_decay"),
-    ("optim.weight_decay", bool, "optim.no_decay"),
 ]
 
 

@@ -63,7 +63,7 @@ def new_folder(root: pathlib.Path, name: str) -> pathlib.Path:
 
 @contextlib.contextmanager
 def folder_for(workdir: str, name: str) -> Iterator[pathlib.Path]:
-    """Yields `workdir` or, if that is '', a new runs/<name>-<n> that goes again if it is not used."""
+    """Yields `workdir` or, if that is '', a new runs/<name>-<n> that goes again if not used."""
     if workdir:
         yield pathlib.Path(workdir)
         return

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class Preempted(UserError):
-    """The run was asked to stop, lost nothing, and can go on. 75 is EX_TEMPFAIL: try again later."""
+    """The run was asked to stop, lost nothing and can go on. 75 is EX_TEMPFAIL: try again later."""
 
     exit_status = 75
 

@@ -16,12 +16,11 @@ import jax
 import ml_collections
 import numpy as np
 
-from imgclass import build, checkpoint, files, metrics, parallel, run, runlog, signals
+from imgclass import build, checkpoint, files, metrics, models, parallel, run, runlog, signals
 from imgclass import config as config_lib
 from imgclass.data import dataset as dataset_lib
 from imgclass.errors import UsageError, UserError
 from imgclass.evaluate import score
-from imgclass.models import count_parameters
 from imgclass.plan import Plan, make_plan
 from imgclass.state import TrainState, eval_variables
 from imgclass.trainer import Trainer
@@ -50,7 +49,7 @@ def train_and_evaluate(
       signals.Preempted: a signal did, after saving.
     """
     config = config_lib.resolve(config)
-    config_lib.check(config)
+    config_lib.check(config, models=models.names())
     folder = pathlib.Path(workdir)
     lead = jax.process_index() == 0
     with run.locked(folder, lead), runlog.to_file(folder, lead), signals.catch_stop() as stop:
@@ -155,7 +154,7 @@ def _train(
     with parallel.together():
         log = runlog.RunLog(folder, config, plan, lead, resumed_step)
     with log, Trainer(task, data) as trainer:
-        log.begin(task, data, count_parameters(state.params))
+        log.begin(task, data, models.count_parameters(state.params))
         before = -1
         while True:
             last = at.step == plan.total
@@ -205,7 +204,7 @@ def _train(
         if test:
             log.write(int(test["step"]), "test", test)
         at.seconds = time.perf_counter() - began
-        log.finish(_result(plan, at, count_parameters(state.params), test))
+        log.finish(_result(plan, at, models.count_parameters(state.params), test))
     return state
 
 

@@ -74,7 +74,7 @@ def test_the_argument_after_the_colon_reaches_the_file():
     ],
 )
 def test_overrides_of_every_type(word, key, value):
-    config, _ = parse(CNN, word)
+    config, _ = parse(CNN, "--config.optim.schedule=step", word)
     assert config.optim[key] == value
     assert type(config.optim[key]) is type(value)
 
@@ -157,12 +157,26 @@ def test_every_problem_is_said_at_once():
         ("--config.data.std=0.5,x", "data.std=('0.5,x',): must be 0 or 1 or 3 values, each a "
          "finite number above 0.0"),
         ("--config.optim.nesterov=True", "optim.nesterov needs optim.name='sgd' and a momentum"),
+        ("--config.model.stem=cifar", "model.stem='cifar' is unused with model.name='cnn'"),
+        ("--config.model.name=resnet19", "model.name='resnet19': must be one of cnn, resnet101, "
+         "resnet152, resnet18, resnet34, resnet50; did you mean 'resnet18'?"),
         ("--nosuch", "--nosuch: no such flag"),
         ("stray", "'stray': not a flag; flags start with --"),
     ],
 )  # fmt: skip
 def test_one_mistake_is_one_line(word, line):
     assert refused(CNN, word) == [line]
+
+
+def test_the_model_can_be_changed_over_a_file_that_sets_the_cnns_keys():
+    cifar = "--config=configs/cifar10_cnn.py"
+    config, _ = parse(cifar, "--config.model.name=resnet18", "--config.model.stem=cifar")
+    assert (config.model.name, config.model.filters) == ("resnet18", (32, 64, 128))
+    assert refused(
+        cifar, "--config.model.name=resnet18", "--config.model.dropout=0.5", "--config.a=1"
+    ) == ["a: no such key", "model.dropout=0.5 is unused with model.name='resnet18'"]
+    config, _ = parse(CNN, "--config.optim.name=sgd")
+    assert config.optim.eps_hat
 
 
 def test_flags_after_a_stray_word_are_still_flags():

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from PIL import Image
 
 from imgclass import cli, train
 from imgclass import config as config_lib
+from imgclass.evaluate import predict
 
 CLASSES = ("blue", "green", "red")
 
@@ -180,6 +182,37 @@ def test_csv_has_a_row_a_picture(capsys, folder, good_and_bad, tmp_path):
     assert (rows[1]["label"], rows[1]["error"]) == ("", "truncated")
 
 
+def test_ctrl_c_leaves_no_half_table(capsys, folder, pictures, tmp_path, monkeypatch):
+    real = predict.predict
+
+    def interrupted(restored, paths):
+        every = real(restored, paths)
+        yield next(every)
+        assert ".partial" in {path.suffix for path in tmp_path.iterdir()}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict, "predict", interrupted)
+    output = tmp_path / "out.csv"
+    status, _, err = ask(capsys, "predict", folder, pictures / "test", f"--output={output}")
+    assert (status, err) == (130, "interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+    output.write_text("of before")
+    assert ask(capsys, "predict", folder, pictures / "test", f"--output={output}")[0] == 130
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["of before"]
+
+
+def test_names_that_are_no_text_are_printed_and_written(capsys, folder, pictures, tmp_path):
+    new, output = tmp_path / "new", tmp_path / "out.csv"
+    new.mkdir()
+    name = os.fsencode(new) + b"/caf\xe9.png"
+    shutil.copy(pictures / "test" / "red" / "0.png", name)
+    status, out, _ = ask(capsys, "predict", folder, new)
+    assert status == 0
+    assert out.startswith(f"{new}/caf\\udce9.png: ")
+    assert ask(capsys, "predict", folder, new, f"--output={output}")[0] == 0
+    assert output.read_bytes().splitlines()[1].startswith(name + b",")
+
+
 def test_more_than_all_classes_are_all_classes(capsys, folder, pictures, tmp_path):
     output = tmp_path / "out.csv"
     picture = pictures / "test" / "red" / "0.png"
@@ -249,6 +282,23 @@ def test_a_folder_without_pictures(capsys, folder, tmp_path):
     status, _, err = ask(capsys, "predict", folder, tmp_path)
     assert status == 1
     assert err.startswith(f"{tmp_path}: no pictures (")
+
+
+def test_folders_are_searched_as_for_training(capsys, folder, pictures, tmp_path):
+    new, elsewhere = tmp_path / "new", tmp_path / "elsewhere"
+    picture = pictures / "test" / "red" / "0.png"
+    for path in (new / "a.png", new / ".cache" / "b.png", elsewhere / "c.png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, path)
+    (new / "linked").symlink_to(elsewhere)
+    (new / "linked" / "back").symlink_to(new)
+    (new / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    status, out, err = ask(capsys, "predict", folder, new, "--json")
+    rows = last_object(out)["predictions"]
+    assert [row["path"] for row in rows] == [
+        f"{new}/a.png", f"{new}/gone.png", f"{new}/linked/c.png",
+    ]  # fmt: skip
+    assert (status, err) == (1, f"{new}/gone.png: No such file or directory\n")
 
 
 def test_a_run_without_validation_or_test(capsys, pictures, tmp_path):

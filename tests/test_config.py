@@ -8,8 +8,10 @@ from fractions import Fraction
 
 import pytest
 
+from imgclass import combinations, schema
 from imgclass import config as config_lib
 from imgclass.errors import UsageError
+from imgclass.models import layers
 
 ROOT = pathlib.Path(__file__).parent.parent
 EXPERIMENTS = sorted((ROOT / "configs").glob("*.py"))
@@ -204,7 +206,7 @@ def test_a_bad_value_is_one_problem_that_names_it(key, value, words):
     ("values", "words"),
     [
         ({"data__standardize": "given"}, "needs data.mean and data.std"),
-        ({"data__mean": (0.5,), "data__std": (0.2,)}, "unused with data.standardize='none'"),
+        ({"data__mean": (0.5,)}, "data.mean=(0.5,) is unused with data.standardize='none'"),
         (
             {"data__standardize": "given", "data__mean": (0.5,) * 3, "data__std": (0.2,) * 3,
              "data__channels": 1},
@@ -215,19 +217,96 @@ def test_a_bad_value_is_one_problem_that_names_it(key, value, words):
         ({"optim__accumulate": 5}, "optim.accumulate=5 equal parts"),
         ({"model__batch_norm_group": 12}, "does not divide the 32 rows"),
         ({"optim__nesterov": True}, "needs optim.name='sgd'"),
+        ({"optim__nesterov": True, "optim__name": "rmsprop"}, "needs optim.name='sgd'"),
         ({"optim__name": "lamb", "optim__eps_hat": True}, "not lamb"),
         ({"augment__random_resized_crop": True, "augment__pad_crop": 4}, "exclude each other"),
         ({"augment__crop_scale": (1.0, 0.5)}, "is not (low, high)"),
         ({"augment__crop_ratio": (2.0, 0.5)}, "is not (low, high)"),
         ({"augment__pad_crop": 64, "augment__pad_mode": "reflect"}, "cannot be reflected"),
+        (
+            {"augment__pad_crop": 70, "augment__pad_mode": "reflect", "data__load_size": (70, 80)},
+            "cannot be reflected from (70, 80) pictures",
+        ),
         ({"data__feed": "stream", "train__steps_per_dispatch": 4}, "needs the resident feed"),
         ({"data__group_by": "(a"}, "data.group_by='(a': not a regular expression"),
         ({"optim__no_decay": "["}, "optim.no_decay='[': not a regular expression"),
     ],
 )  # fmt: skip
 def test_impossible_combinations(values, words):
-    found = config_lib.problems(changed(**values))
+    found = config_lib.problems(changed(**values), [key.replace("__", ".") for key in values])
     assert any(words in problem for problem in found), found
+
+
+def test_a_border_is_reflected_from_the_picture_that_is_padded():
+    wide = changed(augment__pad_crop=64, augment__pad_mode="reflect", data__load_size=(70, 70))
+    assert config_lib.problems(wide) == []
+
+
+@pytest.mark.parametrize(
+    ("choice", "key", "value"),
+    [
+        ({"model__name": "resnet18"}, "model.dropout", 0.5),
+        ({"model__name": "resnet50"}, "model.filters", (8,)),
+        ({"model__name": "resnet18"}, "model.pool_window", 3),
+        ({"model__pool": "none"}, "model.pool_stride", 3),
+        ({"model__name": "cnn"}, "model.stem", "cifar"),
+        ({"model__name": "cnn"}, "model.zero_init_residual", False),
+        ({"model__batch_norm": False}, "model.batch_norm_group", 8),
+        ({"augment__random_resized_crop": False}, "augment.crop_scale", (0.5, 1.0)),
+        ({"augment__pad_crop": 0}, "augment.pad_mode", "reflect"),
+        ({"data__resize": "crop"}, "data.pad_value", 7),
+        ({"data__resize": "pad"}, "data.crop_fraction", 0.9),
+        ({"data__validation_split": "train[90%:]"}, "data.validation_fraction", 0.2),
+        ({"data__test_split": ""}, "data.test_fraction", 0.2),
+        ({"data__standardize": "train"}, "data.std", (0.2,)),
+        ({"data__feed": "stream"}, "data.resident_mb", 8),
+        ({"optim__schedule": "step"}, "optim.end_factor", 0.1),
+        ({"optim__schedule": "cosine"}, "optim.step_at", (0.1,)),
+        ({"optim__schedule": "linear"}, "optim.step_factor", 0.5),
+        ({"optim__name": "adamw"}, "optim.momentum", 0.5),
+        ({"optim__name": "rmsprop"}, "optim.beta2", 0.99),
+        ({"optim__name": "sgd"}, "optim.eps", 1e-7),
+        ({"optim__name": "lamb"}, "optim.rmsprop_decay", 0.5),
+    ],
+)
+def test_an_override_without_effect_is_a_problem_and_a_files_is_not(choice, key, value):
+    config = changed(**choice, **{key.replace(".", "__"): value})
+    ((chosen, at),) = choice.items()
+    assert config_lib.problems(config, [key]) == [
+        f"{key}={value!r} is unused with {chosen.replace('__', '.')}={at!r}"
+    ]
+    assert config_lib.problems(config, [chosen.replace("__", ".")]) == []
+    as_default = changed(**choice)
+    assert config_lib.problems(as_default, [key]) == []
+
+
+def test_another_optimizer_for_one_run_leaves_the_files_forms_of_the_first_unused():
+    keras = changed(optim__name="sgd", optim__eps_hat=True, optim__eps=1e-7)
+    assert config_lib.problems(keras, ["optim.name"]) == []
+    assert len(config_lib.problems(keras, ["optim.eps_hat"])) == 1
+    adam = changed(optim__name="adam", optim__nesterov=True)
+    assert config_lib.problems(adam, ["optim.name"]) == []
+
+
+def test_every_key_that_combinations_speak_of_exists():
+    known = config_lib.kinds()
+    for choice, _, keys in combinations.USED_WITH:
+        assert {choice, *keys.split()} <= known.keys()
+
+
+def test_the_model_is_one_of_those_there_are():
+    config = changed(model__name="resnet19", optim__lr=-1.0, model__stem="cifar")
+    found = config_lib.problems(config, ["model.stem"], models=["cnn", "resnet18"])
+    assert found == [
+        "model.name='resnet19': must be one of cnn, resnet18; did you mean 'resnet18'?",
+        "optim.lr=-1.0: must be a finite number above 0.0",
+    ]
+
+
+def test_every_activation_may_be_asked_for_and_no_other():
+    rule = schema.SCHEMA["model"]["activation"].rule
+    assert rule.words == "one of relu, gelu, silu, elu, tanh"
+    assert sorted(rule.words.removeprefix("one of ").split(", ")) == sorted(layers.ACTIVATIONS)
 
 
 def test_every_problem_is_reported_at_once():
@@ -320,7 +399,8 @@ def test_every_experiment_builds_is_valid_and_says_how_to_run_it(path):
     spec = importlib.util.spec_from_file_location("experiment", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = config_lib.resolve(module.get_config())
+    needs_data = f"configs/{path.name}:PATH" in module.__doc__
+    config = config_lib.resolve(module.get_config("PATH") if needs_data else module.get_config())
     config_lib.check(config)
     json.loads(config_lib.to_json(config))
     assert f"python main.py --config=configs/{path.name}" in module.__doc__

@@ -79,7 +79,7 @@ def test_ci_runs_the_first_two_commands_and_stops_at_one_that_fails(tmp_path):
     check = tmp_path / ".ci" / "check"
     check.write_text("#!/bin/sh\necho check >> ran\n")
     check.chmod(0o755)
-    make = 'mkdir -p .venv/bin && ln -s "$(command -v true)" .venv/bin/python && echo one >> ran'
+    make = 'mkdir -p .venv/bin && ln -s "$(type -P true)" .venv/bin/python && echo one >> ran'
 
     def ci(second):
         blocks = "".join(f"```bash\n{c}\n```\n" for c in (make, second, "echo three >> ran"))

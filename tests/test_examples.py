@@ -14,17 +14,22 @@ import pytest
 
 from imgclass import config as config_lib
 from imgclass import models, schema
-from imgclass.data import source
+from imgclass.data import augment, source
 from imgclass.models import Model, layers, registry
+from tests import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_quickly():
+    with tiny.compiled_quickly():
+        yield
+
+
 def blocks(page):
-    return re.findall(
-        r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL
-    )
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
 
 
 def block(page, mark):
@@ -82,9 +87,9 @@ def test_the_model_is_what_it_says(monkeypatch, page):
 
 
 def test_the_model_can_be_asked_for_by_name(monkeypatch):
-    tiny = module(monkeypatch, "imgclass.models.tiny", block("CONTRIBUTING.md", "class Tiny"))
+    made = module(monkeypatch, "imgclass.models.tiny", block("CONTRIBUTING.md", "class Tiny"))
     (line,) = re.findall(r'`("tiny": tiny\.build,)`', (ROOT / "CONTRIBUTING.md").read_text())
-    entry = eval(f"{{{line}}}", {"tiny": tiny})
+    entry = eval(f"{{{line}}}", {"tiny": made})
     monkeypatch.setattr(registry, "_BUILDERS", registry._BUILDERS | entry)
     config = config_lib.defaults()
     config.model.name = "tiny"
@@ -126,14 +131,18 @@ def test_the_data_source_is_opened_and_carved(monkeypatch, tmp_path):
         "train": 32, "validation": 4, "test": 4,
     }  # fmt: skip
     for split in found.splits.values():
-        for record in split.read(range(len(split))):  # even numbers are dogs
-            assert found.class_names[record.label] == ("cat", "dog")[record.image[0, 0, 0] % 2 == 0]
+        for record in split.read(range(len(split))):
+            even = bool(record.image[0, 0, 0] % 2 == 0)
+            assert found.class_names[record.label] == ("dog" if even else "cat")
 
 
 def test_the_augmentation_mirrors_half_the_pictures():
     (key,) = eval("{" + block("CONTRIBUTING.md", '"upside_down": Key') + "}", vars(schema)).values()
     assert key.default is False
     assert key.meaning.endswith(".")
+    (branches,) = re.findall(r"_UPSIDE = range\((\d+)\)", (ROOT / "CONTRIBUTING.md").read_text())
+    last = max(v for k, v in vars(augment).items() if re.fullmatch("_[A-Z]+", k))
+    assert int(branches) == last + 2  # one more than there are now
     code = textwrap.dedent(block("CONTRIBUTING.md", "if cfg.upside_down"))
     code = compile(code, "<augment>", "exec")
     picture = np.arange(12, dtype=np.float32).reshape(4, 1, 3)
@@ -141,7 +150,7 @@ def test_the_augmentation_mirrors_half_the_pictures():
     def mirrored(seed, on=True):
         names = {
             "cfg": types.SimpleNamespace(upside_down=on), "jax": jax, "jnp": jnp,
-            "image": jnp.asarray(picture), "_UPSIDE": 7,
+            "image": jnp.asarray(picture), "_UPSIDE": last + 1,
             "branch": lambda number: jax.random.fold_in(jax.random.key(seed), number),
         }  # fmt: skip
         exec(code, names)

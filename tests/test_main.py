@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import platform
 import subprocess
 import sys
 
@@ -99,8 +100,34 @@ def test_a_process_number_without_its_company_is_not_ignored(tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_debug_shows_the_traceback(tmp_path):
-    done = start(tmp_path, "--config=gone.py", "--debug")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--process_id=-1"], "--process_id=-1: -1 is not a non-negative integer"),
+        (["--num_processes=-2"], "--num_processes=-2: -2 is not a non-negative integer"),
+        (
+            ["--distributed", "--coordinator=localhost:1", "--num_processes=1"],
+            "--distributed finds the coordinator: give it or --coordinator, not both",
+        ),
+    ],
+)
+def test_processes_that_cannot_be_are_refused(tmp_path, words, message):
+    done = start(tmp_path, CNN, *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == message + "\n"
+
+
+def test_debug_counts_after_parsing_too(tmp_path):
+    done = start(tmp_path, CNN, "--process_id=1", "--debug=T")
+    assert "UsageError: --coordinator, --num_processes" in done.stderr
+    assert "Traceback" in done.stderr
+    done = start(tmp_path, CNN, "--process_id=1", "--debug", "--nodebug")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("word", ["--debug", "--debug=true", "--debug=1"])
+def test_debug_shows_the_traceback(tmp_path, word):
+    done = start(tmp_path, "--config=gone.py", word)
     assert done.returncode != 0
     assert "Traceback" in done.stderr
     assert "UsageError: --config=gone.py: no such file" in done.stderr
@@ -145,7 +172,6 @@ def test_train_then_again_then_with_another_rate(tmp_path, pictures):
 def refuse(config, workdir, error=UsageError, **options):
     with pytest.raises(error) as caught:
         train.train_and_evaluate(config, workdir, **options)
-    run.remove_if_unused(pathlib.Path(workdir))  # as main.py does
     return str(caught.value)
 
 
@@ -214,7 +240,10 @@ def test_a_workdir_in_use_names_the_process_and_stays_with_it(tmp_path, pictures
     with run.locked(tmp_path / "run"):
         text = refuse(small(pictures), tmp_path / "run", UserError)
         assert (tmp_path / "run" / "lock").exists()
-    assert text == f"{tmp_path / 'run'} is in use by process {os.getpid()}; wait for it to end"
+    assert text == (
+        f"{tmp_path / 'run'} is in use by process {os.getpid()} on {platform.node()}; "
+        "wait for it to end"
+    )
 
 
 def test_a_config_from_code_is_checked_too(tmp_path, pictures):

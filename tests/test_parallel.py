@@ -155,6 +155,24 @@ def test_what_cannot_be_shared_is_refused_with_what_can():
     assert parallel.make_mesh(3, 9).devices.size == 3
 
 
+def test_several_processes_are_not_advised_what_they_cannot_do(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UsageError, match=r"train\.devices must be 0"):
+        parallel.make_mesh(6, 12)
+    with pytest.raises(UsageError, match=r"8 devices: use 8 or 16$"):
+        parallel.make_mesh(0, 12)
+
+
+def test_one_process_asks_nobody_and_changes_no_error():
+    problem = ValueError("as it was")
+    with pytest.raises(ValueError, match="as it was") as caught, parallel.together():
+        raise problem
+    assert caught.value is problem
+    marker = object()  # not JSON: nothing is sent
+    assert parallel.on_lead(lambda: marker) is marker
+    parallel.check_same("config", "a")
+
+
 def test_rows_of_this_process():
     mesh = parallel.make_mesh(4, 12)
     assert parallel.local_rows(mesh, 12).tolist() == list(range(12))

@@ -1,13 +1,17 @@
-"""Two real processes train as one, and one goes on with what two began."""
+"""Two real processes train as one, fail as one, and one goes on with what two began."""
 
+import json
+import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 
+from imgclass import run
 from tests import tiny
 
 CHANGES = {
@@ -88,6 +92,122 @@ def test_two_processes_train_as_one_and_one_goes_on(tmp_path):
         wait([alone], [logs[3]])
         assert [r["step"] for r in tiny.records(two) if r["split"] == "train"] == [3, 6, 9, 12, 15]
         assert tiny.saved_steps(two)[-1] == 15
+    finally:
+        for log in logs:
+            log.close()
+
+
+# What process 1 would do alone is made to differ; each prints what it then met.
+PAIR = """
+import json, pathlib, sys
+import jax, numpy as np
+number, address, folder = int(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
+jax.distributed.initialize(address, 2, number)
+from imgclass import checkpoint, parallel
+from imgclass.errors import UsageError, UserError
+
+met = {}
+
+def meet(name, function):
+    try:
+        met[name] = function()
+    except Exception as error:
+        met[name] = [type(error).__name__, str(error), getattr(error, "exit_status", None)]
+
+def fail(which, error):
+    with parallel.together():
+        if number == which:
+            raise error
+
+meet("nothing", lambda: fail(2, ValueError()))
+meet("user", lambda: fail(0, UsageError("no such thing: \u00e9\\nsecond line")))
+meet("bug", lambda: fail(1, KeyError("x")))
+meet("told", lambda: parallel.on_lead(lambda: {"a": [1, None, 0.1 + number]}))
+meet("lead fails", lambda: parallel.on_lead(lambda: 1 // number))
+meet("same", lambda: parallel.check_same("config", "a"))
+meet("other", lambda: parallel.check_same("config", "a" * number))
+
+mesh = parallel.make_mesh(0, 2)
+def state(value):
+    return parallel.put_whole(mesh)({"w": np.full(3, value, np.float32)})
+like = {"w": jax.ShapeDtypeStruct((3,), np.float32, sharding=parallel.whole(mesh))}
+with checkpoint.Checkpoints(folder / "c") as saved:
+    for step in (10, 20):
+        saved.save(step, state(step), {"step": step}, None)
+    saved.wait()
+    # A stale view of a shared disk: neither the last manifest nor its step is there yet.
+    steps, verify = saved.steps, checkpoint.verify
+    if number == 1:
+        saved.steps = lambda: steps()[:1]
+        checkpoint.verify = lambda path: "stale"
+    found = saved.restore(like)
+    met["restored"] = [found[1]["step"], float(np.asarray(found[0]["w"].addressable_data(0))[0])]
+    saved.steps, checkpoint.verify = steps, verify
+    # The manifest is the lead's to write; the other learns of its failure where both wait.
+    write = checkpoint._write_manifest
+    def full(*_):
+        raise OSError(28, "No space left on device")
+    checkpoint._write_manifest = full
+    saved.save(30, state(30), {}, None)
+    meet("manifest", saved.wait)
+    checkpoint._write_manifest = write
+(folder / "file").touch()
+with checkpoint.Checkpoints(folder / "file") as saved:
+    meet("mkdir", lambda: saved.save(1, state(1), {}, None))
+print(json.dumps(met))
+"""
+
+
+def test_two_processes_fail_as_one_and_restore_the_same(tmp_path):
+    logs = [open(tmp_path / f"log{i}", "w+") for i in range(2)]  # noqa: SIM115
+    try:
+        address = f"127.0.0.1:{free_port()}"
+        words = [[sys.executable, "-c", PAIR, str(i), address, str(tmp_path)] for i in range(2)]
+        texts = wait([start(*both) for both in zip(words, logs, strict=True)], logs)
+    finally:
+        for log in logs:
+            log.close()
+    lead, other = (json.loads(text.splitlines()[-1]) for text in texts)
+    assert lead["nothing"] is other["nothing"] is None
+    assert lead["user"] == ["UsageError", "no such thing: \u00e9\nsecond line", 2]
+    assert other["user"] == ["UserError", "process 0 failed: no such thing: \u00e9", 2]
+    assert lead["bug"] == ["UserError", "process 1 failed: KeyError: 'x'", 1]
+    assert other["bug"] == ["KeyError", "'x'", None]
+    assert lead["told"] == other["told"] == {"a": [1, None, 0.1]}
+    assert lead["lead fails"][0] == "ZeroDivisionError"
+    assert other["lead fails"][1].startswith("process 0 failed: ZeroDivisionError: ")
+    assert lead["same"] is other["same"] is None
+    assert lead["other"] == other["other"]
+    assert lead["other"][::2] == ["UsageError", 2]
+    assert lead["other"][1].startswith("the processes differ in their config: that of process 1")
+    assert lead["restored"] == other["restored"] == [20, 20.0]
+    assert lead["manifest"][0] == other["manifest"][0] == "UserError"
+    assert "No space left on device" in lead["manifest"][1]
+    assert other["manifest"][1].startswith("process 0 failed: ")
+    assert "No space left on device" in other["manifest"][1]
+    assert "could not be written" in lead["mkdir"][1]
+    assert other["mkdir"][1].startswith("process 0 failed: NotADirectoryError: ")
+
+
+def test_a_start_refused_on_one_is_refused_on_both(tmp_path):
+    data = tiny.archive(tmp_path)
+    logs = [open(tmp_path / f"log{i}", "w+") for i in range(4)]  # noqa: SIM115
+    try:
+        with run.locked(tmp_path / "run"):
+            texts = wait(start_two(data, tmp_path / "run", CHANGES, logs[:2]), logs[:2], code=1)
+        assert f"in use by process {os.getpid()} on" in texts[0].splitlines()[-1]
+        assert texts[1].splitlines()[-1].startswith("process 0 failed: ")
+        assert "in use by process" in texts[1]
+
+        joined = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
+        processes = [
+            start(tiny.command(data, tmp_path / "run", CHANGES | {"optim.lr": rate}, *joined,
+                               f"--process_id={i}"), logs[2 + i])
+            for i, rate in enumerate((0.1, 0.2))
+        ]  # fmt: skip
+        for text in wait(processes, logs[2:], code=2):
+            assert text.splitlines()[-1].startswith("the processes differ in their config")
+        assert not (tmp_path / "run").exists()
     finally:
         for log in logs:
             log.close()

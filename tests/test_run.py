@@ -1,14 +1,18 @@
 """Run folders: names, locks, records, and what may change within a run."""
 
+import errno
+import fcntl
 import json
 import logging
 import os
 import pathlib
+import platform
+import subprocess
 
 import pytest
 
-from imgclass import checkpoint, run
 from imgclass import config as config_lib
+from imgclass import files, run
 from imgclass.errors import UsageError, UserError
 
 
@@ -23,7 +27,7 @@ def resolved(**values):
 def started(folder, **values):
     """Makes `folder` a run folder of a config."""
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_atomically(folder / "config.json", config_lib.to_json(resolved(**values)))
+    files.write_atomically(folder / "config.json", config_lib.to_json(resolved(**values)))
     return folder
 
 
@@ -47,12 +51,12 @@ def test_new_folder_where_none_can_be(tmp_path):
 def test_a_folder_in_use_names_the_process(tmp_path):
     with (
         run.locked(tmp_path),
-        pytest.raises(UserError, match=f"in use by process {os.getpid()}; wait"),
+        pytest.raises(UserError, match=f"in use by process {os.getpid()} on .*; wait"),
         run.locked(tmp_path),
     ):
         pass
     with run.locked(tmp_path):  # free again
-        assert (tmp_path / "lock").read_text() == str(os.getpid())
+        assert (tmp_path / "lock").read_text() == f"{os.getpid()} on {platform.node()}"
 
 
 def test_only_the_lead_process_locks(tmp_path):
@@ -85,6 +89,61 @@ def test_unused_folders_go_and_used_ones_stay(tmp_path):
     (other / "cat.png").write_text("")
     run.remove_if_unused(other)
     assert (other / "cat.png").exists()
+
+
+def test_a_start_that_fails_removes_what_it_made_and_nothing_else(tmp_path):
+    with run.locked(tmp_path / "made"):
+        (tmp_path / "made" / "log.txt").write_text("refused")
+    assert not (tmp_path / "made").exists()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    with run.locked(mine):
+        pass
+    assert list(mine.iterdir()) == []
+    with run.locked(tmp_path / "begun"):
+        started(tmp_path / "begun")
+    assert {p.name for p in (tmp_path / "begun").iterdir()} == {"config.json", "lock"}
+
+
+def test_a_folder_of_the_users_is_not_removed_and_a_new_one_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    with run.folder_for("mine", "cnn") as folder:
+        assert folder == pathlib.Path("mine")
+    assert (tmp_path / "mine").is_dir()
+    with run.folder_for("", "cnn") as folder, run.locked(folder):
+        assert (tmp_path / "runs" / "cnn-1").is_dir()
+    assert not (tmp_path / "runs" / "cnn-1").exists()
+
+
+def test_a_lock_that_its_holder_removed_is_taken_anew(tmp_path, monkeypatch):
+    """Between this process's open and its flock the holder ends, and removes the file."""
+    real, calls = fcntl.flock, []
+
+    def flock(file, how):
+        calls.append(how)
+        if len(calls) == 1:
+            (tmp_path / "lock").unlink()
+        real(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with run.locked(tmp_path):
+        assert len(calls) == 2
+        with pytest.raises(UserError, match="in use by process"), run.locked(tmp_path):
+            pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_that_cannot_lock_is_not_a_folder_in_use(tmp_path, monkeypatch, code):
+    def flock(file, how):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with (
+        pytest.raises(UserError, match=rf"lock: cannot be locked \({os.strerror(code)}\); give"),
+        run.locked(tmp_path),
+    ):
+        pass
 
 
 def test_a_folder_that_another_process_is_starting_in_stays(tmp_path):
@@ -270,6 +329,16 @@ def test_git_commit_is_that_of_the_code():
     if git is not None:  # a checkout
         assert len(git["commit"]) == 40
         assert isinstance(git["changed"], bool)
+
+
+def test_a_repository_around_an_installed_package_is_not_recorded(tmp_path, monkeypatch):
+    package = tmp_path / "lib" / "site-packages" / "imgclass"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(run, "__file__", str(package / "run.py"))
+    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b",
+                  "commit", "-q", "--allow-empty", "-m", "theirs"]):  # fmt: skip
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    assert run.environment()["git"] is None
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):

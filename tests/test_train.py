@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from imgclass import build, checkpoint, parallel, plan, train
-from imgclass.data import dataset, order
+from imgclass import checkpoint, train
+from imgclass.data import order
 from imgclass.errors import UsageError, UserError
 from imgclass.evaluate import score
 from imgclass.signals import Preempted
@@ -267,15 +267,3 @@ def test_the_model_learns(tmp_path):
                "eval.final_test": True}  # fmt: skip
     run(path, tmp_path / "run", changes)
     assert json.loads((tmp_path / "run/result.json").read_text())["test"]["accuracy"] > 0.9
-
-
-@pytest.mark.parametrize(("feed", "megabytes"), [("resident", 1), ("stream", 0)])
-def test_auto_chooses_the_feed_by_size(data, feed, megabytes):
-    config = tiny.config(data, {"data.resident_mb": megabytes})
-    opened = dataset.open_dataset(config)
-    made = plan.make_plan(config, 50)
-    task = build.make(
-        config, opened.source.class_names, opened.prepare, parallel.make_mesh(1, 8), made.total, 0
-    )
-    with train.Trainer(task, opened, made) as trainer:
-        assert type(trainer._feed).__name__.lower().startswith(feed)

@@ -132,7 +132,7 @@ def pad_crop(
     _check_fits(out_size, padded.shape[:2])
     spare = jnp.array([padded.shape[0] - out_size[0], padded.shape[1] - out_size[1]], jnp.int32)
     top, left = jax.random.randint(key, (2,), 0, spare + 1, jnp.int32)
-    return jax.lax.dynamic_slice(padded, (top, left, 0), (*out_size, channels))
+    return jax.lax.dynamic_slice(padded, (top, left, 0), (*out_size, image.shape[2]))
 
 
 def _check_fits(out_size: tuple[int, int], size: tuple[int, ...]) -> None:

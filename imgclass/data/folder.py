@@ -172,7 +172,7 @@ class _Scan:
         above = frozenset({_identity(root), _identity(folder)})
         for entry in _entries(folder):
             name = prefix + entry.name
-            if entry.is_dir():
+            if _is(entry, "dir"):
                 below = pictures_below(pathlib.Path(entry.path), f"{name}/", above)
                 self.pictures[entry.name] = list(below.pictures)
                 self.other += below.other
@@ -220,16 +220,24 @@ def pictures_below(
     identity = _identity(folder)
     for entry in _entries(folder) if identity not in above else ():
         name = prefix + entry.name
-        if entry.is_dir():
+        if _is(entry, "dir"):
             inside = pictures_below(pathlib.Path(entry.path), f"{name}/", above | {identity})
             pictures += inside.pictures
             other += inside.other
             broken += inside.broken
-        elif not entry.is_file():
+        elif not _is(entry, "file"):
             broken.append(name)
         else:
             (pictures if is_picture(name) else other).append(name)
     return Below(*(tuple(sorted(names)) for names in (pictures, other, broken)))
+
+
+def _is(entry: os.DirEntry, kind: str) -> bool:
+    """Returns whether an entry is, or links to, a 'dir' or a 'file'."""
+    try:
+        return entry.is_dir() if kind == "dir" else entry.is_file()
+    except OSError:  # a link to itself
+        return False
 
 
 def _identity(folder: pathlib.Path) -> tuple[int, int]:
@@ -247,11 +255,11 @@ def _entries(folder: pathlib.Path) -> list[os.DirEntry]:
 
 
 def _subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
-    return [pathlib.Path(entry.path) for entry in _entries(folder) if entry.is_dir()]
+    return [pathlib.Path(entry.path) for entry in _entries(folder) if _is(entry, "dir")]
 
 
 def _has_pictures(folder: pathlib.Path) -> bool:
-    return any(is_picture(entry.name) and entry.is_file() for entry in _entries(folder))
+    return any(is_picture(entry.name) and _is(entry, "file") for entry in _entries(folder))
 
 
 def is_picture(name: str) -> bool:

@@ -68,7 +68,7 @@ class SplitSurvey:
       formats: count by format; 'array' is a picture stored as pixels.
       colours: count of 'gray' (red, green and blue equal everywhere) and 'colour' pictures.
       bad_files: pictures that cannot be read, in order.
-      fingerprint: as the source gives it; None if a file cannot be read.
+      fingerprint: as the source gives it; None if a tfds shard cannot be read.
     """
 
     examples: int
@@ -203,7 +203,7 @@ def _summary(
     colours = {"gray": gray, "colour": int(good.sum()) - gray}
     try:
         fingerprint = split.fingerprint
-    except UserError:  # an unreadable file, which is among the bad ones
+    except UserError:  # an unreadable shard, whose pictures are among the bad ones
         fingerprint = None
     return SplitSurvey(
         examples=len(split),

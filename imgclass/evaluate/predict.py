@@ -1,11 +1,9 @@
 """Predicts new pictures with a run's weights and a run's own preprocessing."""
 
-import contextlib
-import csv
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -95,64 +93,3 @@ def predict(restored: Restored, paths: Sequence[str], batch_size: int = 64) -> I
             chunk.clear()
     if chunk:
         yield from flush()
-
-
-@contextlib.contextmanager
-def csv_file(
-    path: str, class_names: Sequence[str], top: int
-) -> Iterator[Callable[[Prediction], None]]:
-    """Opens a table for predictions, a row each, as they come.
-
-    Columns: path, label, probability, label_2, probability_2, ... to `top`, error. The rows go to
-    a file beside `path`, which takes its name when the block ends, and is removed if it fails.
-    Bytes of a path that are not UTF-8 are written as they are.
-
-    Yields:
-      A function that writes the row of one prediction.
-
-    Raises:
-      UserError: the file cannot be written.
-    """
-    top = min(top, len(class_names))
-    columns = ["path", "label", "probability"]
-    for place in range(2, top + 1):
-        columns += [f"label_{place}", f"probability_{place}"]
-    target = os.path.realpath(path)
-    own = os.path.isfile(target) or not os.path.exists(target)
-    partial = f"{target}.{os.getpid()}.partial" if own else target  # a pipe has to be itself
-    with _named(path):
-        file = open(partial, "w", newline="", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
-    writer = csv.writer(file)
-
-    def write(prediction: Prediction) -> None:
-        row = [prediction.path]
-        if prediction.probabilities is None:
-            row += [""] * (len(columns) - 1)
-        else:
-            for label in prediction.top(top):
-                row += [class_names[label], f"{prediction.probabilities[label]:.6f}"]
-        with _named(path):
-            writer.writerow([*row, prediction.error])
-
-    try:
-        with _named(path):
-            writer.writerow([*columns, "error"])
-        yield write
-        with _named(path):
-            file.close()
-            if own:
-                os.replace(partial, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            file.close()
-        if own:
-            pathlib.Path(partial).unlink(missing_ok=True)
-        raise
-
-
-@contextlib.contextmanager
-def _named(path: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None

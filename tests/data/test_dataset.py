@@ -1,6 +1,8 @@
 """The data of a run: bad files left out once and for all, statistics, and what is stored."""
 
+import errno
 import json
+import pathlib
 import tracemalloc
 
 import numpy as np
@@ -63,6 +65,33 @@ def test_a_second_start_leaves_out_the_same_without_looking_again(pictures, monk
     names = [opened.splits["train"].example_names(range(11)) for opened in (first, again)]
     assert names[0] == names[1]
     assert json.loads(json.dumps(dataset.describe(again))) == stored
+
+
+def test_a_file_that_cannot_be_read_is_left_out_like_one_that_cannot_be_decoded(
+    pictures, monkeypatch
+):
+    read_bytes = pathlib.Path.read_bytes
+
+    def denied(path):
+        if path.name == "0004.png" and path.parent.parent.name == "train":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read_bytes(path)
+
+    whole = dataset.describe(dataset.open_dataset(tiny.config(pictures)))["splits"]
+    monkeypatch.setattr(pathlib.Path, "read_bytes", denied)
+    opened = dataset.open_dataset(tiny.config(pictures, SKIP))
+    (bad,) = opened.bad["train"]
+    assert bad.name == "train/class1/0004.png"
+    assert bad.reason.endswith("0004.png: Permission denied")
+    described = dataset.describe(opened)
+    assert described["splits"]["train"]["class_counts"] == [4, 3, 4]
+    # It counts in the fingerprint, as unreadable: reading it later is a change.
+    dataset.open_dataset(tiny.config(pictures, SKIP), described)
+    prints = [splits["train"]["fingerprint"] for splits in (whole, described["splits"])]
+    assert prints[0] != prints[1]
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match="train changed"):
+        dataset.open_dataset(tiny.config(pictures, SKIP), described)
 
 
 @pytest.mark.parametrize("threads", [1, 3])

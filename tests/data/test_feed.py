@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgclass import parallel
-from imgclass.data import feed, folder, order
+from imgclass import build, parallel
+from imgclass.data import dataset, feed, folder, order
 from imgclass.data.arrays import ArraySplit
 from imgclass.data.preprocess import Preprocess
 from imgclass.errors import UserError
@@ -79,6 +79,51 @@ def test_a_batch_is_the_pictures_of_its_step():
         assert batch["index"].tolist() == indices.tolist()
         assert batch["mask"].all()
     feeding.close()
+
+
+@pytest.mark.parametrize(
+    ("threads", "prefetch", "ahead"), [(4, 1, 1), (2, 3, 3), (2, 0, 4), (5, 0, 5)]
+)
+def test_a_stream_decodes_so_many_batches_ahead(threads, prefetch, ahead):
+    feeding = stream(array_split(11), 4, threads=threads, prefetch=prefetch)
+    for step in (0, 1, 7):
+        feeding.batch(step)
+        assert [number for number, _ in feeding._pending] == list(range(step + 1, step + 1 + ahead))
+    feeding.close()
+
+
+@pytest.mark.parametrize(("prefetch", "ahead"), [(1, 1), (3, 3), (0, 4)])
+def test_an_evaluation_decodes_so_many_batches_ahead(prefetch, ahead, monkeypatch):
+    asked = []
+    load = feed.EvalFeed._load
+    monkeypatch.setattr(feed.EvalFeed, "_load", lambda self, n: asked.append(n) or load(self, n))
+    batches = feed.EvalFeed(
+        array_split(40), PREPARE, batch_size=4, rows=np.arange(4), put=lambda b: b, threads=2,
+        prefetch=prefetch,
+    )  # fmt: skip
+    stopped = iter(batches)
+    next(stopped)
+    stopped.close()  # waits for what was begun
+    assert max(asked) <= ahead
+    asked.clear()
+    assert len(list(batches)) == 10
+    assert sorted(asked) == list(range(10))
+
+
+def test_the_config_reaches_the_feeds(tmp_path):
+    keys = {"data.prefetch": 1, "data.threads": 3}
+    for kind, cached in (("stream", False), ("resident", True)):
+        config = tiny.config(tiny.archive(tmp_path), keys | {"data.feed": kind})
+        data = dataset.open_dataset(config)
+        mesh = parallel.make_mesh(1, config.train.batch_size)
+        task = build.make(config, data.source.class_names, data.prepare, mesh, 6, 0)
+        evaluation = build.eval_feed(task, data, "validation")
+        assert (evaluation._ahead, evaluation._keep) == (1, cached)
+        training = build.train_feed(task, data)
+        if kind == "stream":
+            training.batch(0)
+            assert len(training._pending) == 1
+        training.close()
 
 
 def test_processes_share_a_global_batch():

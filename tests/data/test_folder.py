@@ -1,3 +1,4 @@
+import errno
 import io
 import os
 import pathlib
@@ -6,6 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from imgclass.data import folder
 from imgclass.data.source import open_source
 from imgclass.errors import UsageError, UserError
 from tests.data.sections import data_section
@@ -24,8 +26,8 @@ def write(root, *names):
         path.write_bytes(buffer.getvalue())
 
 
-def numbered(folder, count):
-    return [f"{folder}/{i}.png" for i in range(count)]
+def numbered(parent, count):
+    return [f"{parent}/{i}.png" for i in range(count)]
 
 
 def test_split_folders(tmp_path):
@@ -86,8 +88,37 @@ def test_link_loops_end(tmp_path):
     write(tmp_path, *numbered("a", 2), *numbered("b", 3))
     (tmp_path / "a" / "self").symlink_to(tmp_path / "a")
     (tmp_path / "a" / "root").symlink_to(tmp_path)
+    (tmp_path / "round").symlink_to("round")
     source = open_source(data_section(tmp_path, validation_split="", test_split=""))
     assert np.bincount(source.splits["train"].labels).tolist() == [2, 3]
+
+
+def test_pictures_below_any_folder(tmp_path):
+    write(tmp_path, "b.png", "deep/er/a.JPG", ".hidden/x.png", "deep/.thumb.png")
+    (tmp_path / "deep" / "notes.txt").write_text("x")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "round").symlink_to("round")
+    (tmp_path / "deep" / "up").symlink_to(tmp_path)
+    write(tmp_path.parent / f"{tmp_path.name}-elsewhere", "c.png")
+    (tmp_path / "linked").symlink_to(tmp_path.parent / f"{tmp_path.name}-elsewhere")
+    below = folder.pictures_below(tmp_path)
+    assert below.pictures == ("b.png", "deep/er/a.JPG", "linked/c.png")
+    assert below.other == ("deep/notes.txt",)
+    assert below.broken == ("gone.png", "round")
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
+    write(tmp_path, "a/1.png", "b/2.png")
+    scandir = os.scandir
+
+    def denied(path):
+        if pathlib.Path(path).name == "b":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(UserError, match=r"cannot list .*/b: Permission denied"):
+        folder.pictures_below(tmp_path)
 
 
 def test_a_class_only_in_test_is_named(tmp_path):

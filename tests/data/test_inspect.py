@@ -186,7 +186,7 @@ def test_a_file_that_vanishes_is_a_bad_file(tmp_path):
     assert (bad.index, bad.name) == (2, "train/b/0.png")
     assert "No such file" in bad.reason
     assert survey.splits["train"].formats == {"png": 3}
-    assert survey.splits["train"].fingerprint is None
+    assert survey.splits["train"].fingerprint == source.splits["train"].fingerprint
 
 
 def test_a_split_without_one_good_picture(tmp_path):

@@ -137,7 +137,7 @@ def test_a_set_that_is_not_prepared_says_what_to_run(tmp_path, monkeypatch):
     )
     message = (
         rf"mnist is not prepared in {tmp_path}, and preparing it needs tensorflow.\n"
-        r"Run: pip install 'imgclass\[prepare\]', then the same command again"
+        r"Run: pip install -e '.\[prepare\]' in imgclass's folder, then the same command again"
     )
     with pytest.raises(UserError, match=message):
         open_source(data_section("mnist", data_dir=str(tmp_path)))

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from imgclass import models
-from imgclass.errors import UsageError
 from imgclass.models import layers, resnet
 
 # Published by torchvision for its weights at 1000 classes.

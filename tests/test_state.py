@@ -1,0 +1,75 @@
+"""The state: what it starts as, whose buffers it holds, and what is evaluated."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from imgclass import models, state
+from tests import tiny
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_once(tmp_path_factory):
+    with tiny.compiled_once(tmp_path_factory.mktemp("programs")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = tiny.config("unused", {"model.batch_norm": True})
+    return models.create(config.model, 3, (8, 8, 3))
+
+
+def create(model, seed=0, averaging=False, tx=None):
+    return state.create(model, tx or optax.trace(0.9), seed, averaging)
+
+
+def test_the_first_state(model):
+    first = create(model)
+    assert (int(first.step), first.step.dtype) == (0, jnp.int32)
+    assert first.ema == {}
+    # 3x3x3x4 without a bias, scale and bias of the norm, 3x3x4 inputs to 3 classes and 3 biases.
+    assert models.count_parameters(first.params) == 108 + 8 + 36 * 3 + 3
+    stats = first.batch_stats["block1_bn1"]
+    np.testing.assert_array_equal(stats["mean"], np.zeros(4))
+    np.testing.assert_array_equal(stats["var"], np.ones(4))
+    velocity = jax.tree.leaves(first.opt_state)
+    assert [v.shape for v in velocity] == [p.shape for p in jax.tree.leaves(first.params)]
+    assert not any(np.any(v) for v in velocity)
+
+
+def test_it_is_a_function_of_the_seed(model):
+    def bits(seed):
+        return np.asarray(create(model, seed).params["head"]["kernel"]).tobytes()
+
+    assert bits(3) == bits(3)
+    assert len({bits(seed) for seed in (0, 1, 2**32)}) == 3
+
+
+@pytest.mark.parametrize("jitted", [False, True])
+def test_the_average_starts_as_a_copy_and_not_as_the_same_buffer(model, jitted):
+    """A step consumes the weights it is given; the average must outlive them."""
+    make = jax.jit(lambda: create(model, averaging=True)) if jitted else None
+    first = make() if make else create(model, averaging=True)
+    weights = {"params": first.params, "batch_stats": first.batch_stats}
+    before = jax.tree.map(np.array, weights)
+    of_weights = {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(weights)}
+    of_average = {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(first.ema)}
+    assert not of_weights & of_average
+    for leaf in jax.tree.leaves(weights):
+        leaf.delete()
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.array, first.ema), before)
+
+
+def test_what_is_evaluated_is_the_average_if_there_is_one(model):
+    plain = create(model)
+    found = state.eval_variables(plain)
+    assert found == {"params": plain.params, "batch_stats": plain.batch_stats}
+    averaging = create(model, averaging=True)
+    averaging = averaging.replace(ema=jax.tree.map(lambda a: a + 1, averaging.ema))
+    found = state.eval_variables(averaging)
+    assert found.keys() == {"params", "batch_stats"}
+    for name, of_model in (("params", averaging.params), ("batch_stats", averaging.batch_stats)):
+        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b + 1), found[name], of_model)
