@@ -11,7 +11,6 @@ import contextlib
 import datetime
 import fcntl
 import json
-import logging
 import math
 import os
 import pathlib
@@ -31,7 +30,6 @@ from imgclass import parallel, process
 from imgclass.errors import UsageError, UserError
 from imgclass.files import write_atomically
 
-logger = logging.getLogger(__name__)
 # Keys that leave the state's arrays and the order of examples as they are.
 MAY_CHANGE = re.compile(
     r"(log|eval|checkpoint|loss|augment)\..*"
@@ -142,26 +140,28 @@ def _is_open_at(file: TextIO, path: pathlib.Path) -> bool:
 
 def check_config(
     folder: pathlib.Path, config: ml_collections.ConfigDict, allow_change: bool
-) -> None:
+) -> list[str]:
     """Compares a config with the one the folder was started with, if it was.
+
+    Returns:
+      A line for each key that changed, all of them allowed to.
 
     Raises:
       UsageError: listing every difference, if there is one that was not allowed.
     """
     if not (folder / "config.json").exists():
-        return
+        return []
     changes = config_lib.difference(load_config(folder), config)
+    said = [f"{key}: {old!r} then, {new!r} now" for key, (old, new) in changes.items()]
     fixed = [key for key in changes if not MAY_CHANGE.fullmatch(key)]
     if fixed or (changes and not allow_change):
-        lines = [f"{folder} was started with another config:"]
-        lines += [f"  {key}: {old!r} then, {new!r} now" for key, (old, new) in changes.items()]
+        lines = [f"{folder} was started with another config:", *[f"  {line}" for line in said]]
         if fixed:
             lines.append(f"Use a new --workdir: {', '.join(fixed)} cannot change within a run")
         else:
             lines.append("Use a new --workdir, or --allow_config_change to go on like this")
         raise UsageError("\n".join(lines))
-    for key, (old, new) in changes.items():
-        logger.warning("config changed: %s: %r then, %r now", key, old, new)
+    return said
 
 
 def load_config(folder: pathlib.Path) -> ml_collections.ConfigDict:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from imgclass import build, run
 from imgclass.data import dataset
-from imgclass.errors import UserError
+from imgclass.errors import UsageError, UserError
 from imgclass.plan import Plan
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ LINE = {"loss": "{:.4f}", "accuracy": "{:.2%}", "top5": "{:.2%}", "auroc": "{:.4
 
 @contextlib.contextmanager
 def to_file(folder: pathlib.Path, lead: bool) -> Iterator[None]:
-    """Copies log lines to log.txt, and the error that ends the run, if one does."""
+    """Copies log lines to log.txt, and the error that ends a run; not that of a refused start."""
     if not lead:
         yield
         return
@@ -40,7 +40,7 @@ def to_file(folder: pathlib.Path, lead: bool) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if (folder / "config.json").exists():
+        if not isinstance(error, UsageError) and (folder / "config.json").exists():
             handler.emit(logging.makeLogRecord({"msg": str(error)}))
         raise
     finally:

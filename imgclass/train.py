@@ -71,7 +71,7 @@ def _settle_and_train(
 ) -> TrainState:
     parallel.check_same("config", config_lib.to_json(config))
     with parallel.together():
-        run.check_config(folder, config, allow_change)
+        changes = run.check_config(folder, config, allow_change)
         mesh = parallel.make_mesh(config.train.devices, config.train.batch_size)
         data = dataset_lib.open_dataset(config, run.load_json(folder / "data.json"))
         if stop:
@@ -96,6 +96,8 @@ def _settle_and_train(
             files.write_atomically(folder / "config.json", config_lib.to_json(config))
             run.write_json(folder / "data.json", described)
             run.record_start(folder)
+            for change in changes:
+                logger.warning("config changed: %s", change)
     with saved:
         return _train(folder, lead, task, data, plan, saved, stop)
 
