@@ -29,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     process.tune()
     try:
-        return args.verb(args)
+        status = args.verb(args)
+        sys.stdout.flush()
+        return status
     except UserError as error:
         if args.debug:
             raise
@@ -39,8 +41,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write("interrupted\n")
         return 130
     except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 1
+    except OSError as error:  # every other file is spoken of where it is used
+        if args.debug:
+            raise
+        _drop_output()
+        sys.stderr.write(f"standard output cannot be written ({error.strerror or error})\n")
+        return 1
+
+
+def _drop_output() -> None:
+    """Keeps the interpreter from failing once more on what is left to print, as it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def console() -> None:

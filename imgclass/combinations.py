@@ -39,6 +39,7 @@ USED_WITH: list[tuple[str, Callable[[Any], bool], str]] = [
     ("model.pool", _among("max", "avg"), "model.pool_window model.pool_stride"),
     ("augment.random_resized_crop", bool, "augment.crop_scale augment.crop_ratio"),
     ("augment.pad_crop", bool, "augment.pad_mode"),
+    ("data.channels", _among(3), "augment.saturation augment.hue"),
     ("optim.schedule", _among("cosine", "linear"), "optim.end_factor"),
     ("optim.schedule", _among("step"), "optim.step_at optim.step_factor"),
     ("optim.name", _among("sgd", "rmsprop"), "optim.momentum"),
@@ -143,9 +144,14 @@ def _impossible(c: config_dict.ConfigDict, overrides: Collection[str]) -> list[s
             f"augment.crop_ratio={c.augment.crop_ratio} is not (low, high)",
         ),
         (
-            c.augment.pad_mode == "reflect" and c.augment.pad_crop >= min(padded),
-            f"augment.pad_crop={c.augment.pad_crop} cannot be reflected from "
+            c.augment.pad_crop >= min(padded),
+            f"augment.pad_crop={c.augment.pad_crop} is no less than a side of "
             f"{tuple(padded)} pictures",
+        ),
+        (
+            c.augment.cutout >= min(c.data.image_size),
+            f"augment.cutout={c.augment.cutout} is no less than a side of "
+            f"{tuple(c.data.image_size)} pictures",
         ),
         (
             c.data.feed == "stream" and c.train.steps_per_dispatch > 1,

@@ -20,6 +20,7 @@ from imgclass.state import TrainState
 logger = logging.getLogger(__name__)
 IN_FLIGHT = 2  # dispatches the host may be ahead by: enough to hide its own work
 STEPS_PER_DISPATCH = 16  # on accelerators
+MOST_SKIPPED = 20  # updates in a row: past that the weights, not the pictures, are at fault
 
 
 class Trainer:
@@ -30,6 +31,7 @@ class Trainer:
         self._task, self._data = task, data
         self._feed = build.train_feed(task, data)
         self._flight: collections.deque[tuple[int, int, jax.Array]] = collections.deque()
+        self._skipped = 0  # updates in a row
         self.most = 1
         self._step: Callable
         if isinstance(self._feed, feed.ResidentFeed):
@@ -72,19 +74,21 @@ class Trainer:
             self._land()
 
     def _land(self) -> None:
-        step, count, finite = self._flight.popleft()
-        bad = np.flatnonzero(~np.atleast_1d(np.asarray(finite))[:count])
-        if not len(bad):
-            return
+        first, count, finite = self._flight.popleft()
+        for offset, good in enumerate(np.atleast_1d(np.asarray(finite))[:count]):
+            self._skipped = 0 if good else self._skipped + 1
+            if not good:
+                self._not_finite(first + offset)
+
+    def _not_finite(self, step: int) -> None:
         config, split = self._task.config, self._data.splits["train"]
-        number = step + int(bad[0])
-        rows = order.batch_indices(config.seed, len(split), config.train.batch_size, number)
+        rows = order.batch_indices(config.seed, len(split), config.train.batch_size, step)
         names = ", ".join(split.example_names(rows[:4].tolist()))
         what = (
-            f"step {number}: the loss or its gradient is not finite, on examples "
+            f"step {step}: the loss or its gradient is not finite, on examples "
             f"{rows.tolist()} ({names}, ...)"
         )
-        if config.train.on_nonfinite == "skip":
+        if config.train.on_nonfinite == "skip" and self._skipped <= MOST_SKIPPED:
             logger.warning("%s; update skipped", what)
             return
         raise UserError(

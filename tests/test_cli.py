@@ -335,3 +335,31 @@ def test_a_figure_that_is_undefined_is_null(capsys, tmp_path):
     json.loads((tmp_path / "run" / "result.json").read_text(), parse_constant=pytest.fail)
     # A finished run says its result again.
     train.train_and_evaluate(config, tmp_path / "run")
+
+
+def test_a_pipe_is_not_waited_for(capsys, folder, pictures, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    good = next((pictures / "test").rglob("*.png"))
+    status, out, err = ask(capsys, "predict", folder, tmp_path / "pipe.png", good)
+    assert status == 1
+    assert err == f"{tmp_path / 'pipe.png'}: not a regular file\n"
+    assert out.startswith(f"{good}: ")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_output_that_is_full_is_one_line(folder):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "from imgclass.cli import console; console()",
+                "evaluate",
+                str(folder),
+            ],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "standard output cannot be written (No space left on device)\n"

@@ -222,10 +222,11 @@ def test_a_bad_value_is_one_problem_that_names_it(key, value, words):
         ({"augment__random_resized_crop": True, "augment__pad_crop": 4}, "exclude each other"),
         ({"augment__crop_scale": (1.0, 0.5)}, "is not (low, high)"),
         ({"augment__crop_ratio": (2.0, 0.5)}, "is not (low, high)"),
-        ({"augment__pad_crop": 64, "augment__pad_mode": "reflect"}, "cannot be reflected"),
+        ({"augment__pad_crop": 64, "augment__pad_mode": "reflect"}, "no less than a side"),
+        ({"augment__cutout": 64}, "no less than a side"),
         (
             {"augment__pad_crop": 70, "augment__pad_mode": "reflect", "data__load_size": (70, 80)},
-            "cannot be reflected from (70, 80) pictures",
+            "no less than a side of (70, 80) pictures",
         ),
         ({"data__feed": "stream", "train__steps_per_dispatch": 4}, "needs the resident feed"),
         ({"data__group_by": "(a"}, "data.group_by='(a': not a regular expression"),

@@ -115,3 +115,16 @@ def test_either_feed_does_one_step_a_dispatch_on_a_cpu(data, feed):
         assert int(state.step) == 1
         assert int(sums["loss"][1]) == 8
         assert made.wait_seconds >= 0.0
+
+
+def test_skipping_without_end_stops(data):
+    # The first update ruins the weights, so every later one is skipped: 1 to 20 are, 21 is not.
+    task, opened = make(data, TOO_FAST | {"train.on_nonfinite": "skip"})
+    with trainer.Trainer(task, opened) as made:
+        state = task.initial_state()
+        for step in range(trainer.MOST_SKIPPED + 1):
+            state, _ = made.advance(state, step, 1)
+        made.settle()
+        made.advance(state, trainer.MOST_SKIPPED + 1, 1)
+        with pytest.raises(UserError, match=rf"^step {trainer.MOST_SKIPPED + 1}: the loss"):
+            made.settle()

@@ -120,6 +120,9 @@ def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         # Opened here, because np.load leaves the file open when it finds it damaged.
         with open(path, "rb") as file:
+            if not file.read(6).startswith((b"PK", b"\x93NUMPY")):
+                raise UsageError(f"{path} is not an .npz archive; np.savez writes one")
+            file.seek(0)
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise UsageError(

@@ -319,7 +319,7 @@ def _ignored(scans: list[_Scan]) -> list[str]:
     for names, noun, what in (
         ([name for scan in scans for name in scan.other], "file", " without a picture extension"),
         ([name for scan in scans for name in scan.outside], "picture", " outside a class folder"),
-        ([name for scan in scans for name in scan.broken], "broken link", ""),
+        ([name for scan in scans for name in scan.broken], "broken link or special file", ""),
     ):
         if names:
             plural = "" if len(names) == 1 else "s"

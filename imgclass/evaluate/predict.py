@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import stat
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -52,6 +53,13 @@ def find_pictures(paths: Sequence[str]) -> list[str]:
     return found
 
 
+def _content(path: str) -> bytes:
+    """Reads a file. A pipe or a device is refused: reading one may never end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise decode.BadImage("not a regular file")
+    return pathlib.Path(path).read_bytes()
+
+
 def predict(restored: Restored, paths: Sequence[str], batch_size: int = 64) -> Iterator[Prediction]:
     """Yields a prediction for every path, in order; a file that cannot be read has its error.
 
@@ -68,7 +76,7 @@ def predict(restored: Restored, paths: Sequence[str], batch_size: int = 64) -> I
         errors: dict[int, str] = {}
         for row, path in enumerate(chunk):
             try:
-                images[row] = task.prepare.load(pathlib.Path(path).read_bytes())
+                images[row] = task.prepare.load(_content(path))
             except decode.BadImage as error:
                 errors[row] = str(error)
             except OSError as error:

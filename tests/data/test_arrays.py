@@ -97,6 +97,12 @@ def test_archives_that_make_no_sense(tmp_path, arrays, message):
         open_source(data_section(save(tmp_path, **arrays)))
 
 
+def test_a_text_file_is_no_archive(tmp_path):
+    (tmp_path / "text.npz").write_text("hello")
+    with pytest.raises(UsageError, match=r"text\.npz is not an \.npz archive; np\.savez writes"):
+        open_source(data_section(str(tmp_path / "text.npz")))
+
+
 def test_a_truncated_archive_is_named(tmp_path):
     path = save(tmp_path, x=pictures(40, 4, 4), y=np.arange(40) % 2)
     path.write_bytes(path.read_bytes()[:500])

@@ -80,7 +80,7 @@ def test_odd_names_are_counted_right(tmp_path):
     ]
     assert source.notes == (
         "2 files without a picture extension ignored, first README",
-        "1 broken link ignored, first dog/gone.png",
+        "1 broken link or special file ignored, first dog/gone.png",
     )
 
 
