@@ -3,7 +3,9 @@
 Run       python main.py --config=configs/cnn.py              (the embedded digits)
           python main.py --config=configs/cnn.py:cifar10      (any tfds name, or a path)
 Expected  digits: test accuracy 96.9% with seed 0; 97.2% and 97.8% with seeds 1 and 2 (run by us)
-Time      under a minute on 2 CPU cores, compilation included
+          cifar10: 58.3% on test at the epoch best on validation; on all 50,000 pictures
+          (--config.data.validation_split=) 56.2% after the last epoch. Keras's: 57.9%
+Time      digits: under a minute on 2 CPU cores, compilation included
 """
 
 import ml_collections
