@@ -59,8 +59,11 @@ def test_a_folder_in_use_names_the_process(tmp_path):
 
 
 def test_only_the_lead_process_locks(tmp_path):
+    with run.locked(tmp_path, lead=False):
+        assert not (tmp_path / "lock").exists()
+    # A second lead would be refused; one that follows is let in beside the first.
     with run.locked(tmp_path), run.locked(tmp_path, lead=False):
-        pass
+        assert (tmp_path / "lock").exists()
 
 
 def test_a_folder_that_cannot_be(tmp_path):

@@ -360,7 +360,7 @@ def test_exif_orientation(form, orientation):
     ],
 )
 def test_damaged_exif_is_upright_and_silent(block):
-    # Pillow's reader warns on several of these, and warnings are errors in this session.
+    # Pillow's reader warns on several of these, and warnings are errors in this suite.
     jpeg, plain = FILES["jpeg"], d.decode(FILES["jpeg"])
     np.testing.assert_array_equal(d.decode(with_segment(jpeg, 0xE1, b"Exif\0\0" + block)), plain)
     tagged = png(1, 8, 0, [[5]], chunk(b"eXIf", block))
