@@ -25,7 +25,11 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "elu": jax.nn.elu,
     # The exact form, as in Keras and PyTorch; jax.nn.gelu alone is the tanh approximation.
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "hard_sigmoid": jax.nn.hard_sigmoid,
+    "hard_swish": jax.nn.hard_swish,
     "relu": jax.nn.relu,
+    "relu6": jax.nn.relu6,
+    "sigmoid": jax.nn.sigmoid,
     "silu": jax.nn.silu,
     "tanh": jnp.tanh,
 }
@@ -77,17 +81,26 @@ def check_fits(
         )
 
 
-def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = "VALID") -> jax.Array:
+def conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: int = 1,
+    padding: Padding = "VALID",
+    groups: int = 1,
+) -> jax.Array:
     """Convolves as the field does, which is a cross-correlation: the kernel is not flipped.
 
     y[b, i, j, o] = sum over m, n, c of x[b, i*stride + m, j*stride + n, c] * kernel[m, n, c, o],
-    with zeros outside the picture. Source: Goodfellow et al. (2016), Deep Learning, eq. 9.6.
+    with zeros outside the picture. Source: Goodfellow et al. (2016), Deep Learning, eq. 9.6. With
+    groups, output channels [g * out/groups, (g+1) * out/groups) see input channels
+    [g * in/groups, (g+1) * in/groups) only; groups == in is a depthwise convolution.
 
     Args:
       x: float[batch, height, width, in].
-      kernel: float[m, n, in, out], of x's dtype.
+      kernel: float[m, n, in / groups, out], of x's dtype.
       stride: step of the window, pixels, both ways.
       padding: see `Padding`.
+      groups: a divisor of in and of out.
 
     Returns:
       float[batch, height', width', out], of x's dtype.
@@ -98,6 +111,7 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = "V
         window_strides=(stride, stride),
         padding=_pairs(padding),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
     )
 
 
@@ -188,12 +202,13 @@ def batch_moments(x: jax.Array, group: int = 0) -> tuple[jax.Array, jax.Array]:
 
 
 class Conv(nn.Module):
-    """A convolution with its own kernel f32[size, size, in, features] and, if asked, a bias."""
+    """A convolution with a kernel f32[size, size, in / groups, features] and, if asked, a bias."""
 
     features: int
     kernel_size: int
     stride: int = 1
     padding: Padding = "VALID"
+    groups: int = 1
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer = nn.initializers.glorot_uniform()
     dtype: jax.typing.DTypeLike = jnp.float32
@@ -201,9 +216,10 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps float[batch, h, w, in] to dtype[batch, h', w', features]."""
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        y = conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.padding)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        y = conv(x, kernel, self.stride, self.padding, self.groups)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
             y = y + bias.astype(self.dtype)[None, None, None, :]
@@ -211,19 +227,23 @@ class Conv(nn.Module):
 
 
 class Dense(nn.Module):
-    """An affine map with kernel f32[in, features] and bias f32[features], zero at first."""
+    """A matrix f32[in, features] and, unless told not to, a bias f32[features], zero at first."""
 
     features: int
+    use_bias: bool = True
     kernel_init: nn.initializers.Initializer = nn.initializers.glorot_uniform()
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps float[batch, in] to dtype[batch, features]."""
+        """Maps float[..., in] to dtype[..., features]."""
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
-        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)[None, :]
+        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
+            y = y + bias.astype(self.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+        return y
 
 
 class BatchNorm(nn.Module):
