@@ -306,7 +306,6 @@ def test_the_model_is_one_of_those_there_are():
 
 def test_every_activation_may_be_asked_for_and_no_other():
     rule = schema.SCHEMA["model"]["activation"].rule
-    assert rule.words == "one of relu, gelu, silu, elu, tanh"
     assert sorted(rule.words.removeprefix("one of ").split(", ")) == sorted(layers.ACTIVATIONS)
 
 

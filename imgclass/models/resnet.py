@@ -142,8 +142,8 @@ def build(config: ml_collections.ConfigDict, num_classes: int) -> ResNet:
         bottleneck=bottleneck,
         stem=config.stem,
         zero_init_residual=config.zero_init_residual,
-        batch_norm_momentum=config.batch_norm_momentum,
-        batch_norm_epsilon=config.batch_norm_epsilon,
+        batch_norm_momentum=config.batch_norm_momentum or 0.9,
+        batch_norm_epsilon=config.batch_norm_epsilon or 1e-5,
         batch_norm_group=config.batch_norm_group,
         dtype=jnp.dtype(config.dtype),
     )

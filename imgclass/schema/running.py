@@ -1,0 +1,43 @@
+"""Keys of `train`, `eval`, `checkpoint` and `log`: how a run goes."""
+
+from imgclass.schema.rules import ANY, Duration, Key, above, at_least, one_of
+
+TRAIN: dict[str, Key | Duration] = {
+    "batch_size": Key(32, "Examples a step, over all devices and processes.", at_least(1)),
+    "total": Duration("epochs", 10.0, "Length of the run.", above(0)),
+    "steps_per_dispatch": Key(
+        0,
+        "Resident feed: steps run by one call; 0 is 1 on CPU (loops over convolutions are "
+        "slow there) and 16 on accelerators.",
+        at_least(0),
+    ),
+    "on_nonfinite": Key(
+        "stop",
+        "A loss or gradient that is not finite: 'stop' the run, or 'skip' the update.",
+        one_of("stop", "skip"),
+    ),
+    "devices": Key(0, "Devices to use; 0 is all.", at_least(0)),
+    "fsdp": Key(False, "Shard parameters and optimizer over devices, not only batches.", ANY),
+}
+
+EVAL: dict[str, Key | Duration] = {
+    "batch_size": Key(256, "Examples a step, over all devices and processes.", at_least(1)),
+    "every": Duration("epochs", 1.0, "Between validations; 0 is at the end only.", at_least(0)),
+    "best_metric": Key(
+        "accuracy",
+        "What 'best' means, on validation.",
+        one_of("accuracy", "loss", "top5", "auroc"),
+    ),
+    "final_test": Key(False, "Evaluate the test split once, at the end.", ANY),
+}
+
+CHECKPOINT: dict[str, Key | Duration] = {
+    "every": Duration("epochs", 1.0, "Between saves; 0 is at the end only.", at_least(0)),
+    "keep": Key(2, "Newest checkpoints kept, besides the best.", at_least(1)),
+}
+
+LOG: dict[str, Key | Duration] = {
+    "every": Duration("steps", 50, "Between training records.", above(0)),
+    "tensorboard": Key(True, "Write TensorBoard event files.", ANY),
+    "progress": Key(True, "A progress bar when on a terminal.", ANY),
+}
