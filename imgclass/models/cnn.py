@@ -12,6 +12,8 @@ import ml_collections
 
 from imgclass.models import layers
 
+SIZES: dict[str, int] = {"cnn": 64}
+
 
 class CNN(nn.Module):
     """Blocks of (convolution, batch norm, activation) x depth and a pool; then dense layers.

@@ -16,7 +16,7 @@ from jax import lax
 
 from imgclass.config import nearest
 from imgclass.errors import UsageError
-from imgclass.models import tiled_pool
+from imgclass.models import batch_norm, depthwise, tiled_pool
 
 # 'VALID', 'SAME' (as TensorFlow and Keras pad), or so many pixels on all four sides (as PyTorch).
 Padding = str | int
@@ -105,11 +105,16 @@ def conv(
     Returns:
       float[batch, height', width', out], of x's dtype.
     """
+    pads = _pairs(padding)
+    if 1 < groups == x.shape[-1] == kernel.shape[-1]:
+        if isinstance(pads, str):
+            pads = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), pads)
+        return depthwise.conv(x, kernel, stride, tuple(pads))
     return lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
-        padding=_pairs(padding),
+        padding=pads,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
@@ -157,48 +162,19 @@ def avg_pool(
       float[batch, height', width', channels], of x's dtype.
     """
     stride = window if stride is None else stride
-    return nn.avg_pool(
-        x, (window, window), (stride, stride), _pairs(padding), count_include_pad=False
+    mean = nn.avg_pool(
+        x.astype(batch_norm.wide(x.dtype)),
+        (window, window),
+        (stride, stride),
+        _pairs(padding),
+        count_include_pad=False,
     )
+    return mean.astype(x.dtype)
 
 
 def global_mean(x: jax.Array) -> jax.Array:
     """Averages float[batch, height, width, channels] over space, in float32 or wider."""
-    return x.astype(_wide(x.dtype)).mean(axis=(1, 2)).astype(x.dtype)
-
-
-def batch_moments(x: jax.Array, group: int = 0) -> tuple[jax.Array, jax.Array]:
-    """Returns each channel's mean and biased variance over groups of consecutive rows.
-
-    The variance is of the centred values, not E[x^2] - E[x]^2, which loses all digits where the
-    mean is large beside the spread. Means are taken over pixels, then over rows: the row sums stay
-    on the device that holds the row, and short sums round less.
-
-    Args:
-      x: f32[batch, ..., channels], or a wider float.
-      group: rows that share one statistic; 0 for the whole batch.
-
-    Returns:
-      mean, variance: f32[groups, channels].
-
-    Raises:
-      UsageError: at trace time, if `group` does not divide the batch.
-    """
-    batch = x.shape[0]
-    rows = group or batch
-    if batch % rows:
-        raise UsageError(
-            f"model.batch_norm_group={rows} does not divide the batch of {batch} rows. "
-            f"Use a divisor of {batch}, or 0 for the whole batch."
-        )
-    pixels = tuple(range(1, x.ndim - 1))
-
-    def mean(values: jax.Array) -> jax.Array:
-        by_row = values.mean(axis=pixels)
-        return by_row.reshape(batch // rows, rows, -1).mean(axis=1)
-
-    centre = mean(x)
-    return centre, mean(jnp.square(x - _by_row(centre, x)))
+    return x.astype(batch_norm.wide(x.dtype)).mean(axis=(1, 2)).astype(x.dtype)
 
 
 class Conv(nn.Module):
@@ -266,6 +242,7 @@ class BatchNorm(nn.Module):
       epsilon: added to the variance.
       group: rows that share one statistic; 0 for the whole batch. Must divide the batch.
       scale_init: initialiser of `scale`; zeros switch a residual branch off at first.
+      use_scale: whether there is a `scale`; without it, it is 1.
       dtype: of the result.
     """
 
@@ -273,40 +250,53 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
     group: int = 0
     scale_init: nn.initializers.Initializer = nn.initializers.ones
+    use_scale: bool = True
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Normalises float[batch, ..., channels]; UsageError if the group does not divide batch."""
         channels = (x.shape[-1],)
-        scale = self.param("scale", self.scale_init, channels, jnp.float32)
+        scale = jnp.ones(channels, jnp.float32)
+        if self.use_scale:
+            scale = self.param("scale", self.scale_init, channels, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         variance = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
-        wide = _wide(x.dtype)
-        x = x.astype(wide)
+        wide = batch_norm.wide(x.dtype)
+        scale, bias = scale.astype(wide), bias.astype(wide)
         if train:
-            centre, spread = batch_moments(x, self.group)
-            for running, batch in ((mean, centre), (variance, spread)):
-                new = batch.mean(axis=0).astype(jnp.float32)
+            y, *batch = batch_norm.normalize(x, scale, bias, self.epsilon, self.group)
+            for running, moment in zip((mean, variance), batch, strict=True):
+                new = moment.mean(axis=0).astype(jnp.float32)
                 running.value = self.momentum * running.value + (1 - self.momentum) * new
-        else:
-            centre, spread = mean.value.astype(wide)[None, :], variance.value.astype(wide)[None, :]
-        gain = lax.rsqrt(spread + self.epsilon) * scale.astype(wide)[None, :]
-        shift = _by_row(bias.astype(wide)[None, :], x)
-        return ((x - _by_row(centre, x)) * _by_row(gain, x) + shift).astype(self.dtype)
+            return y.astype(self.dtype)
+        gain = lax.rsqrt(variance.value.astype(wide) + self.epsilon) * scale
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        centred = x.astype(wide) - mean.value.astype(wide).reshape(shape)
+        return (centred * gain.reshape(shape) + bias.reshape(shape)).astype(self.dtype)
 
 
-def _wide(dtype: jax.typing.DTypeLike) -> jnp.dtype:
-    return jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)
+class LayerNorm(nn.Module):
+    """Layer normalisation of each vector, (x - mean) / sqrt(variance + epsilon) * scale + bias.
 
+    Moments are float32 or wider. Source: Ba et al. (2016), arXiv:1607.06450.
+    """
 
-def _by_row(values: jax.Array, x: jax.Array) -> jax.Array:
-    """Spreads [groups, channels] so that it broadcasts against x [batch, ..., channels]."""
-    groups, channels = values.shape
-    if groups > 1:
-        values = jnp.repeat(values, x.shape[0] // groups, axis=0)
-    return values.reshape(values.shape[0], *(1,) * (x.ndim - 2), channels)
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps float[..., channels] to the same shape and dtype."""
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
+        wide = batch_norm.wide(x.dtype)
+        y = x.astype(wide)
+        y = y - y.mean(axis=-1, keepdims=True)
+        y = y * lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + self.epsilon)
+        y = y * scale.astype(wide).reshape(shape) + bias.astype(wide).reshape(shape)
+        return y.astype(x.dtype)
 
 
 def _symmetric(padding: Padding) -> int:

@@ -1,12 +1,16 @@
 """Models by name, and the pure functions a model is used through.
 
 Nothing outside imgclass.models needs to know Linen. A new architecture is one file with a
-`build(config_model, num_classes) -> nn.Module` and one line in `_BUILDERS`.
+`build(config_model, num_classes) -> nn.Module` and one line in `_BUILDERS`. A file of a whole
+family has more, and stands in `_FAMILIES`: LAYOUTS, its models by name; SIZES, the input sides that
+are not 224; TORCH, how PyTorch's libraries call the parts (see `torch_names.py`).
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
+from types import ModuleType
 from typing import Any
 
 import flax.linen as nn
@@ -14,12 +18,54 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from imgclass import config
 from imgclass.errors import UsageError
-from imgclass.models import cnn, layers, resnet
+from imgclass.models import (
+    airbench,
+    cnn,
+    convnext,
+    densenet,
+    efficientnet,
+    layers,
+    mobilenet_v2,
+    mobilenet_v3,
+    regnet,
+    resnet,
+    resnet_v2,
+    vgg,
+    vit,
+    wide_resnet,
+)
+from imgclass.models.torch_names import Slot, slots
 
+_FAMILIES: tuple[ModuleType, ...] = (
+    airbench,
+    convnext,
+    densenet,
+    efficientnet,
+    mobilenet_v2,
+    mobilenet_v3,
+    regnet,
+    resnet,
+    resnet_v2,
+    vgg,
+    vit,
+    wide_resnet,
+)
 _BUILDERS: dict[str, Callable[[ml_collections.ConfigDict, int], nn.Module]] = {
     "cnn": cnn.build,
-    **dict.fromkeys(resnet.LAYOUTS, resnet.build),
+    **{name: family.build for family in _FAMILIES for name in family.LAYOUTS},
+}
+# The file of each model, where it has more than `build`.
+_FILES: dict[str, ModuleType] = {
+    "cnn": cnn,
+    **{name: family for family in _FAMILIES for name in family.LAYOUTS},
+}
+# Of the names in a file with rules for a library (TORCH), those that the library does not have.
+_ABSENT = {
+    "torchvision": r"se.*|convnext_(atto|femto|pico|nano)|efficientnet_lite.*|vit_(ti|s)_.*",
+    "timm": r"efficientnet_v2_.*|vit_ti_4",
+    "efficientnet_lite_pytorch": r"(?!efficientnet_lite0$).*",
 }
 
 # Nested dicts of arrays: {'params': ..., 'batch_stats': ...}, and named intermediates.
@@ -34,10 +80,17 @@ class Model:
     Attributes:
       module: Linen module; `module(x, train)` returns (logits, features).
       input_shape: (height, width, channels).
+      sample: training pictures that `fit` wants to see; 0 where there is nothing to fit.
+      frozen: batch norms, as 'stage1_block1/bn1', that work in training as in inference.
+      fit: (variables, f32[sample, height, width, channels] standardised) -> variables, for what an
+        architecture takes from the data before training.
     """
 
     module: nn.Module
     input_shape: tuple[int, int, int]
+    sample: int = 0
+    frozen: frozenset[str] = frozenset()
+    fit: Callable[[Variables, jax.Array], Variables] = lambda variables, images: variables
 
     def init(self, key: jax.Array) -> Variables:
         """Draws the variables.
@@ -88,16 +141,56 @@ class Model:
         Raises:
           UsageError: at trace time, if model.batch_norm_group does not divide the batch.
         """
-        result: Any = self.module.apply(
-            variables, x, train=True, mutable=["batch_stats"], rngs={"dropout": key}
-        )
+        with nn.intercept_methods(self._hold_frozen):
+            result: Any = self.module.apply(
+                variables, x, train=True, mutable=["batch_stats"], rngs={"dropout": key}
+            )
         (logits, features), updated = result
         return logits, features, updated.get("batch_stats", {})
+
+    def _hold_frozen(self, call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
+        """Calls a method of a module; a frozen batch norm keeps and uses its running moments."""
+        module = context.module
+        if isinstance(module, layers.BatchNorm) and "/".join(module.path) in self.frozen:
+            return call(args[0], train=False)
+        return call(*args, **kwargs)
 
 
 def names() -> list[str]:
     """Returns the names that config.model.name may have, sorted."""
     return sorted(_BUILDERS)
+
+
+def used_keys() -> dict[str, frozenset[str]]:
+    """Returns the keys of config.model that each model reads, by its name.
+
+    They are those that its `build` asks for, so no list of them can be wrong.
+    """
+    return {name: _asked(name) for name in names()}
+
+
+def input_size(name: str) -> int:
+    """Returns the side, pixels, of the pictures that a model was published for."""
+    sizes: dict[str, int] = getattr(_FILES.get(name), "SIZES", {})
+    return sizes.get(name, 224)
+
+
+def sources(name: str) -> tuple[str, ...]:
+    """Returns the libraries whose weights a model can take, such as 'torchvision' and 'timm'."""
+    known: Iterable[str] = getattr(_FILES.get(name), "TORCH", {})
+    return tuple(library for library in known if not re.fullmatch(_ABSENT[library], name))
+
+
+def torch_slots(name: str, library: str, variables: Variables) -> dict[str, Slot]:
+    """Returns where each tensor of a library's `state_dict` belongs in a model's variables.
+
+    Args:
+      name: one of `names()`.
+      library: one of `sources(name)`.
+      variables: the model's, or their shapes (`jax.eval_shape` of `Model.init`).
+    """
+    file = _FILES[name]
+    return slots(variables, file.TORCH[library], getattr(file, "FLATTENED", {}))
 
 
 def create(
@@ -120,7 +213,11 @@ def create(
             f"got input shape {tuple(input_shape)} and {num_classes} classes."
         )
     height, width, channels = input_shape
-    model = Model(_BUILDERS[name](config_model, num_classes), (height, width, channels))
+    module = _BUILDERS[name](config_model, num_classes)
+    model = Model(module, (height, width, channels))
+    file = _FILES.get(name)
+    if file and hasattr(file, "fit"):
+        model = dataclasses.replace(model, sample=file.SAMPLE, fit=file.fit)
     # Shapes only: a layer that cannot be raises here, before a device is touched.
     jax.eval_shape(lambda: model.init(jax.random.key(0)))
     return model
@@ -130,3 +227,23 @@ def count_parameters(params: Any) -> int:
     """Returns the number of scalars in a tree of arrays or of shapes; batch statistics are not
     parameters, so pass variables['params']."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+class _Watched:
+    """A config.model that remembers which keys it was asked for."""
+
+    def __init__(self, section: ml_collections.ConfigDict) -> None:
+        self.section = section
+        self.asked: set[str] = set()
+
+    def __getattr__(self, key: str) -> Any:
+        self.asked.add(key)
+        return self.section[key]
+
+
+def _asked(name: str) -> frozenset[str]:
+    section = config.defaults().model
+    section.name = name
+    watched: Any = _Watched(section)
+    _BUILDERS[name](watched, 2)
+    return frozenset(watched.asked)

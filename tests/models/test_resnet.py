@@ -1,43 +1,67 @@
-"""Residual networks: torchvision's sizes, and a forward pass of our own in NumPy float64."""
+"""Residual networks: published sizes, and a forward pass of our own in NumPy float64."""
 
+import functools
+import re
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from imgclass import models
-from imgclass.models import layers, resnet
+from imgclass.models import layers, resnet, torch_names
+from imgclass.models.count import multiply_adds
+from imgclass.models.resnet import Layout
+from tests.models.numpy_layers import convolve, draw
 
-# Published by torchvision for its weights at 1000 classes.
-PARAMETERS = {
-    "resnet18": 11_689_512,
-    "resnet34": 21_797_672,
-    "resnet50": 25_557_032,
-    "resnet101": 44_549_160,
-    "resnet152": 60_192_808,
+# Published by torchvision for its weights: parameters, and multiply-adds in 1e9 at 224 pixels. The
+# last seven are timm's, measured with PyTorch's flop counter.
+SIZES = {
+    "resnet18": (11_689_512, 1.814),
+    "resnet34": (21_797_672, 3.664),
+    "resnet50": (25_557_032, 4.089),
+    "resnet101": (44_549_160, 7.801),
+    "resnet152": (60_192_808, 11.514),
+    "resnext50_32x4d": (25_028_904, 4.230),
+    "resnext101_32x8d": (88_791_336, 16.414),
+    "resnext101_64x4d": (83_455_272, 15.460),
+    "wide_resnet50_2": (68_883_240, 11.398),
+    "wide_resnet101_2": (126_886_696, 22.753),
+    "seresnet18": (11_779_624, 1.814),
+    "seresnet34": (21_960_416, 3.664),
+    "seresnet50": (28_088_024, 4.092),
+    "seresnet101": (49_326_872, 7.806),
+    "seresnet152": (66_821_848, 11.520),
+    "seresnext50_32x4d": (27_559_896, 4.233),
+    "seresnext101_32x4d": (48_955_416, 7.975),
 }
 
 
-def test_names():
-    assert models.names() == sorted(["cnn", *PARAMETERS])
+def test_every_layout_is_measured():
+    assert SIZES.keys() == resnet.LAYOUTS.keys()
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"),
-    # The textbook net at 32 pixels: 896 + 15*15*32*1000 + 1000.
-    [("cnn", 7_201_896), *PARAMETERS.items()],
+    ("name", "parameters", "giga"),
+    [
+        # The deep ones take seconds to trace, and differ from the shallow in DEPTHS alone.
+        pytest.param(name, *sizes, marks=[pytest.mark.slow] if re.search("34|1[05]", name) else [])
+        for name, sizes in SIZES.items()
+    ],
 )
-def test_every_model_keeps_the_contract(model_config, name, parameters):
-    model = models.create(model_config(name=name), 1000, (32, 32, 3))
+def test_every_model_keeps_the_contract(model_config, name, parameters, giga):
+    model = models.Model(resnet.build(model_config(name=name), 1000), (224, 224, 3))
 
     def run(key):
         variables = model.init(key)
-        x = jnp.zeros((2, 32, 32, 3))
+        x = jnp.zeros((2, 224, 224, 3))
         return variables, model.apply(variables, x), model.apply_train(variables, x, key)
 
     variables, (logits, features), trained = jax.eval_shape(run, jax.random.key(0))
     assert set(variables) == {"params", "batch_stats"}
     assert models.count_parameters(variables["params"]) == parameters
+    assert round(multiply_adds(model) / 1e9, 3) == giga
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
     assert (logits.shape, logits.dtype) == ((2, 1000), jnp.float32)
     assert trained[0].shape == (2, 1000)
@@ -77,30 +101,6 @@ def test_bottleneck_stages_at_224(model_config):
     # Version 1.5: the 3x3 convolution strides, so conv1 of stage 2 still sees 56x56.
 
 
-def draw(shapes):
-    """Random variables of those shapes: quicker than compiling init, and no statistic is 0 or 1."""
-    random = np.random.default_rng(0)
-
-    def leaf(path, shape):
-        last = path[-1].key
-        if last == "kernel":  # keeps the size of what passes, so no layer is lost in rounding
-            values = random.normal(0, np.sqrt(2 / np.prod(shape.shape[:-1])), shape.shape)
-        else:
-            low, high = (0.5, 1.5) if last in ("var", "scale") else (-0.2, 0.2)
-            values = random.uniform(low, high, shape.shape)
-        return jnp.asarray(values, jnp.float32)
-
-    return jax.tree_util.tree_map_with_path(leaf, shapes)
-
-
-def convolve(x, kernel, stride):
-    """Symmetric padding of (size - 1) / 2, as PyTorch's padding= has it."""
-    size = kernel.shape[0]
-    x = np.pad(x, ((0, 0), (size // 2,) * 2, (size // 2,) * 2, (0, 0)))
-    patches = np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(1, 2))
-    return np.einsum("bijcmn,mnco->bijo", patches[:, ::stride, ::stride], kernel, optimize=True)
-
-
 def numpy_resnet(variables, x, layout, bottleneck):
     """Inference, written from the paper and torchvision's definition; returns logits."""
     params = jax.tree.map(lambda a: np.asarray(a, np.float64), variables["params"])
@@ -137,7 +137,8 @@ def test_logits_equal_numpy_float64(model_config, name):
     model = models.create(model_config(name=name), 10, (48, 48, 3))
     variables = draw(jax.eval_shape(model.init, jax.random.key(0)))
     x = np.random.default_rng(1).normal(size=(2, 48, 48, 3)).astype(np.float32)
-    expected = numpy_resnet(variables, x, *resnet.LAYOUTS[name])
+    layout = resnet.LAYOUTS[name]
+    expected = numpy_resnet(variables, x, layout.depths, layout.bottleneck)
     ours, _ = jax.jit(model.apply)(variables, x)
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
@@ -148,8 +149,9 @@ def test_zero_init_residual_starts_blocks_as_their_shortcut(model_config, zero):
     block = resnet.Block(
         width=4,
         stride=1,
-        bottleneck=False,
+        layout=Layout((1,), bottleneck=False),
         zero_init=models.create(config, 10, (8, 8, 3)).module.zero_init_residual,
+        drop_path=0.0,
         norm=layers.BatchNorm,
         dtype=jnp.float32,
     )
@@ -166,14 +168,95 @@ def test_zero_init_residual_starts_blocks_as_their_shortcut(model_config, zero):
     assert np.allclose(y, jax.nn.relu(x)) == zero
 
 
+def test_groups_and_widths_of_the_3x3_convolutions(model_config):
+    # ResNeXt's table 1 in 'C=32, d=4' has 128 channels in 32 groups, so each kernel sees 4; the
+    # wide net twice ResNet-50's 64, undivided. Both return 256.
+    for name, kernel in (
+        ("resnext50_32x4d", (3, 3, 4, 128)),
+        ("wide_resnet50_2", (3, 3, 128, 128)),
+    ):
+        module = resnet.build(model_config(name=name), 10)
+        init = functools.partial(module.init, train=False)
+        block = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+        assert block["stage1_block1"]["conv2"]["kernel"].shape == kernel
+        assert block["stage1_block1"]["conv3"]["kernel"].shape == (1, 1, 128, 256)
+
+
+def test_squeeze_and_excitation_is_a_sixteenth_and_at_least_8(model_config):
+    module = resnet.build(model_config(name="seresnet18"), 10)
+    init = functools.partial(module.init, train=False)
+    params = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+    widths = [params[f"stage{i}_block1"]["se"]["reduce"]["kernel"].shape for i in (1, 2, 3, 4)]
+    assert widths == [(64, 8), (128, 8), (256, 16), (512, 32)]
+
+
+def test_dropped_paths_leave_the_shortcut_and_scale_the_rest():
+    block = resnet.Block(
+        width=4,
+        stride=1,
+        layout=Layout((1,), bottleneck=False),
+        zero_init=False,
+        drop_path=0.75,
+        norm=functools.partial(layers.BatchNorm, momentum=0.9),
+        dtype=jnp.float32,
+    )
+    x = jax.random.normal(jax.random.key(0), (64, 4, 4, 4))
+    shapes = jax.eval_shape(lambda: block.init(jax.random.key(0), x, train=False))
+    variables = draw(shapes)
+
+    def run(rate):
+        scaled, rngs = block.clone(drop_path=rate), {"dropout": jax.random.key(2)}
+        y, _ = scaled.apply(variables, x, train=True, rngs=rngs, mutable=["batch_stats"])
+        return y
+
+    full, dropped = (np.asarray(y) for y in jax.jit(lambda: (run(0.0), run(0.75)))())
+    gone = (dropped == np.maximum(x, 0)).all((1, 2, 3))
+    assert 36 <= gone.sum() <= 58  # of 64, 48 expected; standard deviation 3.5
+    # What the last ReLU let pass shows the branch: a kept one is divided by 1 - 0.75.
+    seen = ~gone[:, None, None, None] & (full > 0) & (dropped > 0)
+    np.testing.assert_allclose((dropped - x)[seen], 4 * (full - x)[seen], rtol=1e-4, atol=1e-5)
+
+
+def test_drop_path_rises_linearly_over_the_blocks(model_config):
+    rates = []
+
+    def note(call, args, kwargs, context):
+        if type(context.module).__name__ == "DropPath" and context.method_name == "__call__":
+            rates.append(context.module.rate)
+        return call(*args, **kwargs)
+
+    module = resnet.build(model_config(name="resnet18", drop_path=0.35), 10)
+    with nn.intercept_methods(note):
+        init = functools.partial(module.init, train=False)
+        jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    np.testing.assert_allclose(rates, [0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35])
+
+
+def test_names_in_pytorch():
+    def name(path):
+        variables = {"params": {}}
+        *modules, leaf = path.split("/")
+        inner = variables["params"]
+        for module in modules:
+            inner = inner.setdefault(module, {})
+        inner[leaf] = jnp.zeros(1)
+        (found,) = torch_names.slots(variables, resnet.TORCH["timm"])
+        return found
+
+    assert name("stage3_block23/conv2/kernel") == "layer3.22.conv2.weight"
+    assert name("stage2_block1/shortcut_bn/scale") == "layer2.0.downsample.1.weight"
+    assert name("stage4_block2/se/expand/bias") == "layer4.1.se.fc2.bias"
+    assert name("head/bias") == "fc.bias"
+
+
 def test_convolutions_start_kaiming_normal_and_the_head_uniform():
     # Standard deviation sqrt(2 / (3 * 3 * 512)) by fan out; 2.4 million draws, so within 1%.
     x = jnp.zeros((1, 4, 4, 512))
-    conv = resnet._conv(512, 3, 1, jnp.float32, "conv")
+    conv = resnet.conv(resnet.Part(512, 3), jnp.float32, "conv")
     kernel = conv.init(jax.random.key(0), x)["params"]["kernel"]
     np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 512)), rtol=0.01)
     assert np.abs(kernel).max() > 4 * kernel.std()  # not cut off at two deviations
-    head = resnet._LINEAR(jax.random.key(0), (512, 100), jnp.float32)
+    head = resnet.LINEAR(jax.random.key(0), (512, 100), jnp.float32)
     np.testing.assert_allclose(np.abs(head).max(), 1 / np.sqrt(512), rtol=0.01)
 
 
@@ -212,8 +295,7 @@ def test_gradients_equal_float64():
     def gradients(dtype):
         module = resnet.ResNet(
             num_classes=3,
-            layout=(1, 1),
-            bottleneck=True,
+            layout=Layout((1, 1)),
             stem="cifar",
             zero_init_residual=False,
             dtype=dtype,
