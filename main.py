@@ -11,7 +11,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from imgclass import arguments, process, run, train
+from imgclass import arguments, peers, process, run, train
 from imgclass.errors import UsageError
 
 config_flags.DEFINE_config_file(
@@ -34,19 +34,17 @@ PROCESS = flags.DEFINE_integer("process_id", 0, "Which of them this is, from 0."
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Find the other processes as Slurm, MPI, GKE or a TPU says."
 )
+HEARTBEAT = flags.DEFINE_float(
+    "heartbeat_seconds", 60.0, "Without a sign of life a process is lost, and all end.", 5.0
+)
+JOIN = flags.DEFINE_float("join_seconds", 300.0, "To wait for all processes to come.", 5.0)
 
 
 def main(config: ml_collections.ConfigDict, name: str) -> None:
     """Joins the other processes if there are any, and trains."""
     process.tune()
-    if bool(COORDINATOR.value) != bool(PROCESSES.value) or PROCESS.value >= max(PROCESSES.value, 1):
-        raise UsageError("--coordinator, --num_processes and --process_id (from 0) go together")
-    if DISTRIBUTED.value and COORDINATOR.value:
-        raise UsageError("--distributed finds the coordinator: give it or --coordinator, not both")
-    if COORDINATOR.value:
-        jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
-    elif DISTRIBUTED.value:
-        jax.distributed.initialize()
+    cluster = COORDINATOR.value, PROCESSES.value, PROCESS.value, DISTRIBUTED.value
+    peers.join(*cluster, heartbeat=HEARTBEAT.value, patience=JOIN.value)
     if jax.process_count() > 1 and not WORKDIR.value:
         raise UsageError("--workdir is needed when several processes train together")
     with run.folder_for(WORKDIR.value, name) as workdir:

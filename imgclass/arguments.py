@@ -107,7 +107,7 @@ def parse(
         raise _diagnosis(argv, values)
     overrides = config_flags.get_override_values(given)
     config = config_lib.resolve(given.value, overrides)
-    config_lib.check(config, overrides, models.names())
+    config_lib.check(config, overrides, models.used_keys())
     return config, pathlib.Path(config_flags.get_config_filename(given).split(":")[0]).stem
 
 
@@ -155,7 +155,7 @@ def _diagnosis(
             with target.unlocked(), target.ignore_type():
                 target[name] = value
     resolved = config_lib.resolve(config, overrides)
-    found += config_lib.problems(resolved, overrides, models.names())
+    found += config_lib.problems(resolved, overrides, models.used_keys())
     return config_lib.ConfigError(found or [_first_line(error or ValueError("bad arguments"))])
 
 
@@ -247,7 +247,7 @@ def parse_value(text: str, kind: type) -> Any:
             raise ValueError(f"must be {wanted}") from None
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         raise ValueError("must be values in parentheses, such as (64,64)") from None
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 

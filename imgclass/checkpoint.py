@@ -11,16 +11,20 @@ to the newest good step. Process 0 makes folders, writes manifests and chooses t
 Nothing here knows models or configs.
 """
 
+import errno
 import hashlib
 import json
 import logging
+import os
 import pathlib
+import re
 import shutil
 import threading
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from absl import logging as absl_logging
 
 from imgclass import parallel
 from imgclass.errors import UserError
@@ -28,6 +32,19 @@ from imgclass.files import write_atomically
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
+# Bytes that have to be free beside those of the arrays: for Orbax's own metadata, and so that the
+# run can still say in its other files that the disk is full.
+SPARE = 1 << 20
+# Orbax gives a save ten minutes by the wall clock: a clock that is set forward would end the run.
+_TEN_YEARS = 10 * 365 * 86_400
+
+
+def _not_orbax_failing(record: logging.LogRecord) -> bool:
+    # It logs a failed save three times with all its stacks, and raises it as well: `_join` says it.
+    return record.levelno < logging.ERROR or "/orbax/" not in record.pathname
+
+
+absl_logging.get_absl_logger().addFilter(_not_orbax_failing)
 
 
 class Checkpoints:
@@ -77,10 +94,13 @@ class Checkpoints:
                 if jax.process_index() == 0:
                     shutil.rmtree(target, ignore_errors=True)  # what a killed save left
                     target.mkdir(parents=True)
+                    _check_room(target, state)
             if self._saver is None:
-                self._saver = ocp.StandardCheckpointer()
+                self._saver = ocp.StandardCheckpointer(
+                    async_options=ocp.AsyncOptions(timeout_secs=_TEN_YEARS)
+                )
             self._saver.save(target / "arrays", _named(state))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise _save_failed(target, error) from error
 
         def finish() -> None:
@@ -95,6 +115,16 @@ class Checkpoints:
 
         self._thread = threading.Thread(target=finish, name="checkpoint")
         self._thread.start()
+
+    def amend(self, step: int, record: dict[str, Any]) -> None:
+        """Replaces the record of a finished step; its arrays stay. Raises UserError if damaged."""
+        with parallel.together():
+            self._join()
+            if jax.process_index() == 0:
+                found = verify(self._path(step))
+                if isinstance(found, str):
+                    raise UserError(f"checkpoint of step {step} is damaged: {found}")
+                _seal(self._path(step), {"step": step, "record": record, "files": found["files"]})
 
     def wait(self) -> None:
         """Waits for the save under way. Raises UserError if it failed, on whichever process."""
@@ -152,6 +182,13 @@ class Checkpoints:
                 f"{self._folder}: every checkpoint is damaged (steps {', '.join(map(str, steps))})"
                 ". Not starting over by itself: restore the files, or use a new --workdir"
             )
+        unfinished = sorted(path.name for path in self._folder.glob("[0-9]" * 10))
+        if unfinished:
+            logger.warning(
+                "%s: no checkpoint was finished (%s); starting from step 0",
+                self._folder,
+                ", ".join(unfinished),
+            )
         return None
 
     def record(self, step: int) -> dict[str, Any]:
@@ -185,8 +222,10 @@ def verify(path: pathlib.Path) -> dict[str, Any] | str:
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         claimed = manifest.pop("digest")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        return f"{path / MANIFEST} cannot be read ({error})"
+    except OSError as error:
+        return f"{path / MANIFEST} cannot be read ({error.strerror})"
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        return f"{path / MANIFEST} is not a manifest"
     if claimed != _digest_of(manifest):
         return f"{path / MANIFEST} was altered"
     try:
@@ -202,7 +241,10 @@ def verify(path: pathlib.Path) -> dict[str, Any] | str:
 
 
 def _write_manifest(target: pathlib.Path, step: int, record: dict[str, Any]) -> None:
-    manifest = {"step": step, "record": record, "files": _file_digests(target / "arrays")}
+    _seal(target, {"step": step, "record": record, "files": _file_digests(target / "arrays")})
+
+
+def _seal(target: pathlib.Path, manifest: dict[str, Any]) -> None:
     text = json.dumps(manifest | {"digest": _digest_of(manifest)}, indent=1)
     write_atomically(target / MANIFEST, text)
 
@@ -220,11 +262,23 @@ def _file_digests(folder: pathlib.Path) -> dict[str, str]:
     return digests
 
 
+def _check_room(target: pathlib.Path, state: Any) -> None:
+    """Raises OSError if the disk has too little room, which Orbax would find out half-way."""
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + SPARE
+    disk = shutil.disk_usage(target)
+    if disk.free < needed and disk.total:  # some network disks say 0 of 0
+        shutil.rmtree(target, ignore_errors=True)
+        words = f"{os.strerror(errno.ENOSPC)}: {needed:,} bytes needed, {disk.free:,} free"
+        raise OSError(errno.ENOSPC, words)
+
+
 def _save_failed(path: pathlib.Path, error: BaseException) -> UserError:
-    words = str(error).strip().splitlines() or [type(error).__name__]
+    said = error.strerror if isinstance(error, OSError) else None
+    reason = ((said or str(error)).strip().splitlines() or [type(error).__name__])[0]
+    cause = re.search(r": ([^:]+) \[os_error_code=", reason)  # TensorStore's, after three paths
     return UserError(
-        f"{path}: the checkpoint could not be written ({words[0]}). Earlier checkpoints are "
-        "kept; make room or mend the disk, then run the same command to go on"
+        f"{path}: the checkpoint could not be written ({cause[1] if cause else reason}). Earlier "
+        "checkpoints are kept; make room or mend the disk, then run the same command to go on"
     )
 
 

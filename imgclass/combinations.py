@@ -6,12 +6,13 @@ may set it, and the choice be changed for one run.
 """
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ml_collections import config_dict
 
-from imgclass.schema import SCHEMA
+from imgclass.schema import SCHEMA, UNITS
+from imgclass.schema.rules import factor_of
 
 
 def _among(*values: Any) -> Callable[[Any], bool]:
@@ -27,40 +28,79 @@ USED_WITH: list[tuple[str, Callable[[Any], bool], str]] = [
     ("data.resize", _among("pad"), "data.pad_value"),
     ("data.standardize", _among("given"), "data.mean data.std"),
     ("data.feed", _among("auto", "resident"), "data.resident_mb"),
-    (
-        "model.name",
-        # Only against the residual networks: a model added later may share the cnn's keys.
-        lambda name: not name.startswith("resnet"),
-        "model.filters model.depth model.kernel_size model.stride model.padding model.pool "
-        "model.pool_window model.pool_stride model.activation model.batch_norm model.dropout "
-        "model.hidden model.head",
-    ),
-    ("model.name", lambda name: name != "cnn", "model.stem model.zero_init_residual"),
     ("model.pool", _among("max", "avg"), "model.pool_window model.pool_stride"),
     ("augment.random_resized_crop", bool, "augment.crop_scale augment.crop_ratio"),
     ("augment.pad_crop", bool, "augment.pad_mode"),
+    ("augment.cutout", bool, "augment.cutout_inside"),
+    (
+        "augment.policy",
+        lambda name: name != "none",
+        "augment.policy_interpolation augment.policy_fill",
+    ),
+    (
+        "augment.policy",
+        _among("rand", "rand_increasing"),
+        "augment.policy_ops augment.policy_magnitude",
+    ),
+    ("augment.policy", _among("rand_increasing"), "augment.policy_std"),
+    ("augment.policy", _among("augmix"), "augment.augmix_severity"),
+    ("augment.erase", bool, "augment.erase_scale augment.erase_ratio augment.erase_with"),
+    ("augment.mixup_alpha", bool, "augment.mix_switch"),
+    ("augment.cutmix_alpha", bool, "augment.mix_switch"),
     ("data.channels", _among(3), "augment.saturation augment.hue"),
+    ("loss.name", _among("bce"), "loss.bce_threshold loss.bce_sum"),
+    ("loss.name", _among("focal"), "loss.focal_gamma"),
+    ("loss.class_weights", _among("effective"), "loss.effective_beta"),
+    ("loss.teacher", bool, "loss.distill_weight loss.distill_temperature loss.distill_feature"),
+    ("loss.distill_feature", bool, "loss.distill_feature_weight"),
     ("optim.schedule", _among("cosine", "linear"), "optim.end_factor"),
     ("optim.schedule", _among("step"), "optim.step_at optim.step_factor"),
-    ("optim.name", _among("sgd", "rmsprop"), "optim.momentum"),
-    ("optim.name", _among("adam", "adamw", "lamb"), "optim.beta1 optim.beta2"),
+    ("optim.name", _among("sgd", "lars", "rmsprop", "muon"), "optim.momentum"),
+    (
+        "optim.name",
+        _among("muon"),
+        "optim.sgd_momentum optim.muon_params optim.muon_steps optim.muon_dtype "
+        "optim.muon_normalize",
+    ),
+    (
+        "optim.schedule",
+        _among("constant", "step", "cosine", "linear"),
+        "optim.warmup_factor",
+    ),
+    ("optim.lookahead_steps", bool, "optim.lookahead_decay optim.lookahead_power"),
+    ("optim.name", _among("adam", "adamw", "lamb", "lion"), "optim.beta1 optim.beta2"),
     ("optim.name", _among("adam", "adamw", "lamb", "rmsprop"), "optim.eps"),
-    ("optim.name", _among("rmsprop"), "optim.rmsprop_decay"),
+    ("optim.name", _among("rmsprop"), "optim.rmsprop_decay optim.rmsprop_tf"),
+    ("optim.name", _among("lars"), "optim.lars_coefficient"),
+    ("optim.ema_decay", bool, "optim.ema_warmup optim.ema_start"),
 ]
 
 
-def problems(c: config_dict.ConfigDict, overrides: Collection[str] = ()) -> list[str]:
+def problems(
+    c: config_dict.ConfigDict,
+    overrides: Collection[str] = (),
+    models: Mapping[str, Collection[str]] | None = None,
+) -> list[str]:
     """Returns one line for each combination that cannot be, or that ignores an override.
 
     Args:
       c: a resolved config, each value fine alone.
       overrides: keys given on the command line.
+      models: the keys of config.model that each model reads, by its name.
     """
-    return _impossible(c, overrides) + _unused(c, overrides)
+    return _impossible(c, overrides) + _unused(c, overrides, (models or {}).get(c.model.name))
 
 
-def _unused(c: config_dict.ConfigDict, overrides: Collection[str]) -> list[str]:
+def _unused(
+    c: config_dict.ConfigDict, overrides: Collection[str], read: Collection[str] | None
+) -> list[str]:
     found: dict[str, str] = {}
+    for path in overrides:
+        section, _, name = path.partition(".")
+        if section == "model" and read is not None and name not in read:
+            value = _value(c, path)
+            if value != _default(path):
+                found[path] = f"{path}={value!r} is unused with model.name={c.model.name!r}"
     for choice, fits, keys in USED_WITH:
         chosen = _value(c, choice)
         for path in keys.split():
@@ -89,7 +129,7 @@ def _default(path: str) -> Any:
 def _impossible(c: config_dict.ConfigDict, overrides: Collection[str]) -> list[str]:
     padded = c.data.load_size or c.data.image_size
     # Adam has no use for it, so a file's may stay when the optimizer is changed for one run.
-    nesterov_given = "optim.nesterov" in overrides or c.optim.name in ("sgd", "rmsprop")
+    nesterov_given = "optim.nesterov" in overrides or c.optim.name in ("sgd", "rmsprop", "muon")
     checks = [
         (
             c.data.standardize == "given" and not (c.data.mean and c.data.std),
@@ -122,8 +162,40 @@ def _impossible(c: config_dict.ConfigDict, overrides: Collection[str]) -> list[s
         (
             c.optim.nesterov
             and nesterov_given
-            and (c.optim.name != "sgd" or c.optim.momentum == 0),
-            "optim.nesterov needs optim.name='sgd' and a momentum",
+            and (c.optim.name not in ("sgd", "muon") or c.optim.momentum == 0),
+            "optim.nesterov needs optim.name='sgd' or 'muon', and a momentum",
+        ),
+        (
+            c.optim.warmup_factor > 0
+            and "optim.warmup_factor" in overrides
+            and not any(c.optim[f"warmup_{unit}"] for unit in UNITS),
+            f"optim.warmup_factor={c.optim.warmup_factor} is unused without optim.warmup_*",
+        ),
+        (
+            c.optim.ema_decay > 0 and c.optim.swa_start < 1,
+            "optim.ema_decay and optim.swa_start exclude each other",
+        ),
+        (
+            c.optim.average_every > 1
+            and "optim.average_every" in overrides
+            and c.optim.ema_decay == 0
+            and c.optim.swa_start == 1,
+            f"optim.average_every={c.optim.average_every} is unused without optim.ema_decay or "
+            "optim.swa_start",
+        ),
+        (
+            c.optim.schedule_free
+            and (c.optim.name not in ("sgd", "adamw") or c.optim.schedule != "constant"),
+            "optim.schedule_free needs optim.name='sgd' or 'adamw', and optim.schedule='constant'",
+        ),
+        (
+            c.optim.schedule_free
+            and (c.optim.ema_decay > 0 or c.optim.swa_start < 1 or c.optim.lookahead_steps > 0),
+            "optim.schedule_free averages by itself: no ema_decay, swa_start or lookahead_steps",
+        ),
+        (
+            c.optim.schedule_free and c.optim.nesterov,
+            "optim.schedule_free has no nesterov form",
         ),
         (
             c.optim.eps_hat
@@ -135,13 +207,30 @@ def _impossible(c: config_dict.ConfigDict, overrides: Collection[str]) -> list[s
             c.augment.random_resized_crop and c.augment.pad_crop > 0,
             "augment.random_resized_crop and augment.pad_crop exclude each other",
         ),
-        (
-            c.augment.crop_scale[0] > c.augment.crop_scale[1],
-            f"augment.crop_scale={c.augment.crop_scale} is not (low, high)",
+        *(
+            (
+                c.augment[k][0] > c.augment[k][1],
+                f"augment.{k}={c.augment[k]} is not (low, high)",
+            )
+            for k in ("crop_scale", "crop_ratio", "erase_scale", "erase_ratio")
         ),
         (
-            c.augment.crop_ratio[0] > c.augment.crop_ratio[1],
-            f"augment.crop_ratio={c.augment.crop_ratio} is not (low, high)",
+            c.augment.policy == "rand_increasing" and c.augment.policy_magnitude > 10,
+            f"augment.policy_magnitude={c.augment.policy_magnitude} is of 10 with "
+            "augment.policy='rand_increasing'",
+        ),
+        (
+            "augment.mix_probability" in overrides
+            and c.augment.mix_probability != 1
+            and not (c.augment.mixup_alpha or c.augment.cutmix_alpha),
+            f"augment.mix_probability={c.augment.mix_probability} is unused without "
+            "augment.mixup_alpha or augment.cutmix_alpha",
+        ),
+        (
+            list(c.augment.size_at) != sorted(set(c.augment.size_at))
+            or len(c.augment.size_at) != max(len(c.augment.sizes) - 1, 0),
+            f"augment.size_at={c.augment.size_at} has to rise, with one value for each of "
+            f"augment.sizes={c.augment.sizes} after the first",
         ),
         (
             c.augment.pad_crop >= min(padded),
@@ -154,13 +243,48 @@ def _impossible(c: config_dict.ConfigDict, overrides: Collection[str]) -> list[s
             f"{tuple(c.data.image_size)} pictures",
         ),
         (
+            c.loss.logit_adjust > 0 and c.loss.name != "cross_entropy",
+            f"loss.logit_adjust is for loss.name='cross_entropy', not {c.loss.name!r}",
+        ),
+        (
+            c.loss.consistency > 0 and (c.augment.mixup_alpha > 0 or c.augment.cutmix_alpha > 0),
+            "loss.consistency compares views of one picture, which mixup and cutmix do not leave",
+        ),
+        (
+            c.loss.consistency > 0 and not _changes_pixels(c.augment),
+            "loss.consistency has nothing to compare: set augment.policy='augmix', or another way "
+            "of changing pixels",
+        ),
+        (
+            bool(c.loss.teacher) and c.loss.distill_weight == 0 and not c.loss.distill_feature,
+            "loss.teacher teaches nothing with loss.distill_weight=0 and no loss.distill_feature",
+        ),
+        (
             c.data.feed == "stream" and c.train.steps_per_dispatch > 1,
             "train.steps_per_dispatch above 1 needs the resident feed",
         ),
         *((_bad_regex(c[s][k]), f"{s}.{k}={c[s][k]!r}: not a regular expression")
-          for s, k in (("data", "group_by"), ("optim", "no_decay"))),
+          for s, k in (("data", "group_by"), ("optim", "no_decay"), ("optim", "freeze"),
+                       ("optim", "muon_params"))),
+        *((bool(words), f"optim.lr_factors: {words}")
+          for words in map(_bad_factor, c.optim.lr_factors)),
     ]  # fmt: skip
     return [words for wrong, words in checks if wrong]
+
+
+def _bad_factor(text: str) -> str:
+    """Returns what is wrong with an 'optim.lr_factors', or ''."""
+    try:
+        factor_of(text)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _changes_pixels(augment: config_dict.ConfigDict) -> bool:
+    """Returns whether views of a picture differ; its crop and its side they share."""
+    amounts = ("brightness", "contrast", "saturation", "hue", "cutout", "erase")
+    return augment.policy != "none" or any(augment[name] > 0 for name in amounts)
 
 
 def _bad_regex(pattern: str) -> bool:

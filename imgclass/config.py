@@ -128,14 +128,17 @@ def resolve(
 
 
 def problems(
-    config: config_dict.ConfigDict, overrides: Collection[str] = (), models: Collection[str] = ()
+    config: config_dict.ConfigDict,
+    overrides: Collection[str] = (),
+    models: Mapping[str, Collection[str]] | None = None,
 ) -> list[str]:
     """Returns one line for everything wrong with a resolved config; [] if it can be run.
 
     Args:
       config: as `resolve` returns it.
       overrides: keys given on the command line; one that has no effect is a problem.
-      models: what model.name may be; () leaves that to whoever builds the model.
+      models: what model.name may be, and the keys of config.model that each reads; without it that
+        is left to whoever builds the model.
     """
     found: list[str] = []
     flat = flatten(config)
@@ -158,8 +161,8 @@ def problems(
             found += _duration_problems(path, flat, key)
         if path == "model.name" and models and flat[path] not in models:
             near = nearest(str(flat[path]), models)
-            found.append(f"{path}={flat[path]!r}: must be one of {', '.join(models)}{near}")
-    return found or combinations.problems(config, overrides)
+            found.append(f"{path}={flat[path]!r}: no such model; see `imgclass models`{near}")
+    return found or combinations.problems(config, overrides, models)
 
 
 def _value_problems(path: str, value: Any, key: Key) -> list[str]:
@@ -202,7 +205,9 @@ def _duration_problems(path: str, flat: dict[str, Any], key: Duration) -> list[s
 
 
 def check(
-    config: config_dict.ConfigDict, overrides: Collection[str] = (), models: Collection[str] = ()
+    config: config_dict.ConfigDict,
+    overrides: Collection[str] = (),
+    models: Mapping[str, Collection[str]] | None = None,
 ) -> None:
     """Raises ConfigError with every problem of a resolved config; see `problems`."""
     found = problems(config, overrides, models)

@@ -9,25 +9,35 @@ import zlib
 import jax
 
 
-def stream(seed: int, name: str) -> jax.Array:
-    """Returns the root key of one purpose.
+def root(seed: int) -> jax.Array:
+    """Returns the key that all of a run's keys branch from.
 
     Args:
-      seed: the run's seed.
-      name: the purpose, such as 'augment'. Different names give independent streams.
+      seed: in [0, 2**63).
 
     Returns:
       A scalar key array.
+    """
+    low, high = seed % 2**32, seed >> 32
+    key = jax.random.key(low)
+    if high:  # key() alone would drop these bits, and seeds 0 and 2**32 would be one
+        key = jax.random.fold_in(key, high)
+    return key
+
+
+def branch(key: jax.Array, name: str) -> jax.Array:
+    """Returns the key of one purpose, such as 'augment', under a root; names are independent."""
+    # crc32 and not hash(): Python salts the hash of a string anew in every process.
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def stream(seed: int, name: str) -> jax.Array:
+    """Returns branch(root(seed), name).
 
     >>> stream(0, 'augment') == stream(0, 'dropout')
     Array(False, dtype=bool)
     """
-    # crc32 and not hash(): Python salts the hash of a string anew in every process.
-    low, high = seed % 2**32, seed >> 32
-    root = jax.random.key(low)
-    if high:  # key() alone would drop these bits, and seeds 0 and 2**32 would be one
-        root = jax.random.fold_in(root, high)
-    return jax.random.fold_in(root, zlib.crc32(name.encode()))
+    return branch(root(seed), name)
 
 
 def for_rows(key: jax.Array, step: jax.Array, rows: jax.Array) -> jax.Array:

@@ -67,6 +67,44 @@ def batch_sums(
     return sums
 
 
+def class_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Pair:
+    """Counts one batch's real rows by class, for `balanced_accuracy`.
+
+    Args:
+      logits: f32[batch, K]. A row is right as `batch_sums` has it.
+      labels: i32[batch], each in [0, K). Ignored where `mask` is false.
+      mask: bool[batch], true for real rows.
+
+    Returns:
+      (rows that are right i32[K], rows i32[K]).
+    """
+    known = ~jnp.any(jnp.isnan(logits), axis=1)
+    right = known & (jnp.argmax(logits, axis=1) == labels)
+    own = jax.nn.one_hot(labels, logits.shape[1], dtype=bool) & mask[:, None]
+    return jnp.sum(own & right[:, None], axis=0, dtype=jnp.int32), jnp.sum(
+        own, axis=0, dtype=jnp.int32
+    )
+
+
+def balanced_accuracy(right: np.ndarray, counts: np.ndarray) -> float:
+    """The mean over classes of the share that is right; scikit-learn's `balanced_accuracy_score`.
+
+    Args:
+      right: number[K], examples of each class that are right.
+      counts: number[K], examples of each class. One without any is left out of the mean.
+
+    Returns:
+      In [0, 1]; NaN without examples.
+
+    >>> balanced_accuracy(np.array([90, 1, 0]), np.array([100, 2, 0]))
+    0.7
+    """
+    present = counts > 0
+    if not present.any():
+        return float("nan")
+    return float(np.mean(right[present] / counts[present]))
+
+
 def _count(rows: jax.Array) -> jax.Array:
     return jnp.sum(rows, dtype=jnp.int32)
 

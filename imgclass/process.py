@@ -1,4 +1,4 @@
-"""Settings of the whole process that make training on a CPU faster; `main.py` applies them.
+"""Settings of the whole process that make work faster; `main.py` and `imgclass` apply them.
 
 Malloc: XLA:CPU takes and frees its temporary buffers each step. glibc by default maps and unmaps
 them, and the kernel clears every page anew, which took half of the default CNN's step. The price
@@ -7,11 +7,16 @@ is that memory once used stays with the process.
 XLA: jaxlib 0.10's YNNPACK fusions halve the speed of our convolutions and have miscompiled
 (jax-ml/jax#39103), so they are off there; on 0.12 they change nothing.
 
-`IMGCLASS_TUNE=0` leaves both alone. What was applied is in a run's environment.json.
+Programs: what XLA has compiled is kept in the user's cache folder, so the same program, whatever
+the seed, is not compiled again; `JAX_COMPILATION_CACHE_DIR` names another folder.
+
+`IMGCLASS_TUNE=0` leaves all of it alone. What was applied is in a run's environment.json.
 """
 
 import ctypes
 import os
+import pathlib
+import sys
 from importlib import metadata
 
 # From glibc's malloc.h.
@@ -30,11 +35,22 @@ def tune() -> None:
         return
     if _keep_buffers():
         applied.append("malloc keeps buffers")
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        _keep_programs()
     flags = os.environ.get("XLA_FLAGS", "")
     # An unknown flag ends the process, so only where it was tried.
     if metadata.version("jaxlib").startswith("0.10.") and "ynn_fusion" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {_YNN_OFF}".strip()
         applied.append(_YNN_OFF)
+
+
+def _keep_programs() -> None:
+    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    folder = str(pathlib.Path(cache) / "imgclass" / "programs")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    if "jax" in sys.modules:  # it has read its environment already
+        sys.modules["jax"].config.update("jax_compilation_cache_dir", folder)
+    applied.append("compiled programs are kept")
 
 
 def _keep_buffers() -> bool:

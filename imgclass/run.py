@@ -11,6 +11,7 @@ import contextlib
 import datetime
 import fcntl
 import json
+import logging
 import math
 import os
 import pathlib
@@ -18,7 +19,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import Any, TextIO
 
@@ -30,11 +31,13 @@ from imgclass import parallel, process
 from imgclass.errors import UsageError, UserError
 from imgclass.files import write_atomically
 
+logger = logging.getLogger(__name__)
+
 # Keys that leave the state's arrays and the order of examples as they are.
 MAY_CHANGE = re.compile(
     r"(log|eval|checkpoint|loss|augment)\..*"
     r"|data\.(data_dir|feed|resident_mb|threads|prefetch|max_pixels)"
-    r"|train\.(total_.*|devices|fsdp|steps_per_dispatch|on_nonfinite)"
+    r"|train\.(total_.*|devices|fsdp|steps_per_dispatch|on_nonfinite|stall_seconds|stop_seconds)"
     r"|optim\.(lr|schedule|warmup_.*|end_factor|step_at|step_factor|clip_norm)"
 )
 
@@ -84,6 +87,7 @@ def locked(folder: pathlib.Path, lead: bool = True) -> Iterator[None]:
     file, made = None, False
     with parallel.together():
         if lead:
+            _check_name(folder)
             made = not folder.exists()
             file = _lock(folder)
     if file is None:
@@ -98,6 +102,15 @@ def locked(folder: pathlib.Path, lead: bool = True) -> Iterator[None]:
                     (folder / "lock").unlink()  # held still: who has it open looks again
                 if made:
                     remove_if_unused(folder)
+
+
+def _check_name(folder: pathlib.Path) -> None:
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError:  # TensorStore, which writes the checkpoints, takes no other names
+        raise UserError(
+            f"{folder}: the folder's name is not UTF-8; give another --workdir"
+        ) from None
 
 
 def _lock(folder: pathlib.Path) -> TextIO:
@@ -174,7 +187,7 @@ def load_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
     except config_lib.ConfigError as error:
         words = [f"{path}: {problem}" for problem in error.problems]
         raise UserError("\n".join(words)) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
 
 
@@ -184,7 +197,7 @@ def load_json(path: pathlib.Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
 
 
@@ -202,11 +215,18 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def record_start(folder: pathlib.Path) -> None:
-    """Adds this start, with all that may move a number, to environment.json."""
+def record_start(folder: pathlib.Path, about: Mapping[str, Any] | None = None) -> None:
+    """Adds this start, with all that may move a number, to environment.json.
+
+    Args:
+      folder: of the run.
+      about: what only the caller knows of it.
+    """
     path = folder / "environment.json"
-    starts = (load_json(path) or {"starts": []})["starts"]
-    write_json(path, {"starts": [*starts, environment()]})
+    stored = load_json(path) or {"starts": []}
+    if not isinstance(stored, dict) or not isinstance(stored.get("starts"), list):
+        raise UserError(f"{path} is not a record of starts; move it away")
+    write_json(path, {"starts": [*stored["starts"], environment() | dict(about or {})]})
 
 
 def environment() -> dict[str, Any]:
@@ -254,22 +274,30 @@ def _git() -> dict[str, Any] | None:
 class Records:
     """metrics.jsonl: one JSON object a line, in the order of steps."""
 
-    def __init__(self, path: pathlib.Path, resume_step: int):
-        """Opens the file, dropping what a killed process wrote past the step it resumes from."""
-        kept = []
+    def __init__(self, path: pathlib.Path, resume_step: int, pending: bool = False):
+        """Opens the file, dropping what a killed process wrote past the step it resumes from.
+
+        And, if `pending`, that step's validation, which is still to be done.
+        """
+        kept, damaged = [], 0
         if path.exists():
-            for line in path.read_text().splitlines():
+            # Bytes, because a flipped bit may leave a line that is no text.
+            *lines, last = path.read_bytes().split(b"\n")
+            for line in [*lines, last]:
                 try:
                     record = json.loads(line)
                     # The test figure follows the last checkpoint: who goes on writes it anew. Its
                     # step is that of the best weights, and says nothing of when it was written.
-                    if record["step"] <= resume_step and record["split"] != "test":
+                    again = pending and record["split"] == "validation"
+                    if record["step"] <= resume_step - again and record["split"] != "test":
                         kept.append(line)
-                except (ValueError, KeyError, TypeError):
-                    continue  # a line cut short by a kill
+                except (ValueError, KeyError, TypeError, RecursionError):
+                    damaged += line is not last  # a last line is cut short by any kill
+        if damaged:
+            logger.warning("%s: %d damaged lines left out", path, damaged)
         if not resume_step:
             kept = []
-        write_atomically(path, "".join(line + "\n" for line in kept))
+        write_atomically(path, "".join(line.decode() + "\n" for line in kept))
         self._file = path.open("a")
 
     def write(self, record: dict[str, Any]) -> None:

@@ -15,16 +15,22 @@ from types import TracebackType
 from typing import Any
 
 import ml_collections
-import tensorboardX
 from tqdm import tqdm
 
 from imgclass import build, run
+from imgclass.curves import Curves
 from imgclass.data import dataset
 from imgclass.errors import UsageError, UserError
 from imgclass.plan import Plan
 
 logger = logging.getLogger(__name__)
-LINE = {"loss": "{:.4f}", "accuracy": "{:.2%}", "top5": "{:.2%}", "auroc": "{:.4f}"}
+LINE = {
+    "loss": "{:.4f}",
+    "accuracy": "{:.2%}",
+    "tta_accuracy": "{:.2%}",
+    "top5": "{:.2%}",
+    "auroc": "{:.4f}",
+}
 
 
 @contextlib.contextmanager
@@ -34,7 +40,7 @@ def to_file(folder: pathlib.Path, lead: bool) -> Iterator[None]:
         yield
         return
     # delay: a start that is refused leaves no file behind.
-    handler = logging.FileHandler(folder / "log.txt", delay=True)
+    handler = _LogFile(folder / "log.txt", delay=True, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logging.getLogger().addHandler(handler)
     try:
@@ -45,7 +51,15 @@ def to_file(folder: pathlib.Path, lead: bool) -> Iterator[None]:
         raise
     finally:
         logging.getLogger().removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):  # a full disk has been spoken of
+            handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """log.txt. It repeats what standard error says: where it cannot be written, little is lost."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Says nothing: a traceback for each line would hide the one that matters."""
 
 
 class RunLog:
@@ -58,20 +72,20 @@ class RunLog:
         plan: Plan,
         lead: bool,
         resume_step: int,
+        pending: bool = False,
     ):
-        """Opens the files; a process that does not lead opens none."""
+        """Opens the files; a process that does not lead opens none. `pending`: see `Records`."""
         self._folder, self._plan, self._lead = folder, plan, lead
         self._bar: tqdm | None = None
-        self._events: tensorboardX.SummaryWriter | None = None
+        self._curves: Curves | None = None
         self._since = time.perf_counter()
         self._step, self._waited = resume_step, 0.0
         if not lead:
             return
-        self._records = run.Records(folder / "metrics.jsonl", resume_step)
+        self._records = run.Records(folder / "metrics.jsonl", resume_step, pending)
         if config.log.tensorboard:
-            self._events = tensorboardX.SummaryWriter(
-                str(folder / "tensorboard"), purge_step=resume_step + 1, flush_secs=10
-            )
+            with self._drawing():
+                self._curves = Curves(folder / "tensorboard", resume_step + 1)
         if config.log.progress and sys.stderr.isatty():
             self._bar = tqdm(  # counts images, so that its rate is images a second
                 total=plan.total * plan.batch_size,
@@ -94,9 +108,23 @@ class RunLog:
             return
         if self._bar is not None:
             self._bar.close()
-        if self._events is not None:
-            self._events.close()
-        self._records.close()
+        with self._drawing():
+            if self._curves is not None:
+                self._curves.close()
+        with contextlib.suppress(OSError):  # every record was on disk when it was written
+            self._records.close()
+
+    @contextlib.contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """Goes on without curves where they cannot be written: metrics.jsonl has every figure."""
+        try:
+            yield
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                if self._curves is not None:
+                    self._curves.close()
+            self._curves = None
+            logger.warning("tensorboard/ cannot be written (%s); going on without", error.strerror)
 
     def begin(self, task: build.Task, data: dataset.Dataset, parameters: int) -> None:
         """Says what is about to be done."""
@@ -156,9 +184,11 @@ class RunLog:
         epoch = self._plan.epoch(step)
         values = {k: v if math.isfinite(v) else None for k, v in figures.items()}
         self._records.write({"step": step, "epoch": epoch, "split": split, **values, **timings})
-        if self._events is not None:
-            for name, value in {**figures, **timings}.items():
-                self._events.add_scalar(f"{split}/{name}", value, step)
+        with self._drawing():
+            if self._curves is not None:
+                for name, value in {**figures, **timings}.items():
+                    self._curves.add(f"{split}/{name}", value, step)
+                self._curves.flush()
         words = [f"{k} {form.format(figures[k])}" for k, form in LINE.items() if k in figures]
         if timings:
             words.append(f"{timings['images_per_second']:,.0f} images/s")

@@ -12,9 +12,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from imgclass import keys
-from imgclass.models import Model
-
 
 @flax.struct.dataclass
 class TrainState:
@@ -22,31 +19,52 @@ class TrainState:
 
     Attributes:
       step: i32[], updates done.
+      key: u32[2], the data of the run's root key. Here and not in the program, so that runs which
+        differ in their seed alone share one compiled program.
       params: float32 tree.
       batch_stats: float32 tree, running means and variances; {} without batch norm.
       opt_state: the optimizer's own tree.
       ema: {'params', 'batch_stats'} averaged over steps; {} when not averaging.
+      slow: {'params', 'batch_stats'} that lookahead pulls the others back to; {} without it.
     """
 
     step: jax.Array
+    key: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
     ema: Any
+    slow: Any = flax.struct.field(default_factory=dict)
 
 
 def create(
-    model: Model, tx: optax.GradientTransformation, seed: int, averaging: bool
+    key: jax.Array,
+    variables: dict[str, Any],
+    tx: optax.GradientTransformation,
+    averaging: bool,
+    lookahead: bool = False,
 ) -> TrainState:
-    """Returns the state before the first update; pure in `seed`."""
-    variables = model.init(keys.stream(seed, "init"))
-    ema = jax.tree.map(jnp.copy, dict(variables)) if averaging else {}
+    """Returns the state before the first update.
+
+    Args:
+      key: u32[2], see `TrainState`.
+      variables: {'params', 'batch_stats'}, as `Model.init` draws them.
+      tx: the optimizer.
+      averaging: whether an average of the weights is kept.
+      lookahead: whether slow weights are kept.
+    """
+
+    def copies() -> dict[str, Any]:
+        return jax.tree.map(jnp.copy, dict(variables))
+
     return TrainState(
         step=jnp.zeros((), jnp.int32),
+        key=key,
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=tx.init(variables["params"]),
-        ema=ema,
+        ema=copies() if averaging else {},
+        slow=copies() if lookahead else {},
     )
 
 

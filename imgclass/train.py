@@ -2,31 +2,50 @@
 
 `train_and_evaluate` settles the run, opens the data and builds the task; `_train` restores and
 loops. The loop's order is a contract: evaluate -> save -> take batch -> step -> log. A checkpoint
-therefore comes after everything its step has written, and a resumed run writes nothing twice.
+therefore comes after everything its step has written, and a resumed run writes nothing twice. An
+evaluation that a signal cuts short is done anew by the run that goes on.
 """
 
 import dataclasses
+import itertools
 import json
 import logging
 import pathlib
 import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 
-from imgclass import build, checkpoint, files, metrics, models, parallel, run, runlog, signals
+from imgclass import (
+    build,
+    checkpoint,
+    files,
+    metrics,
+    models,
+    parallel,
+    peers,
+    pretrained,
+    run,
+    runlog,
+    signals,
+    watchdog,
+)
 from imgclass import config as config_lib
 from imgclass.data import dataset as dataset_lib
+from imgclass.data import feed as feed_lib
 from imgclass.errors import UsageError, UserError
-from imgclass.evaluate import score
+from imgclass.evaluate import restore, score
 from imgclass.plan import Plan, make_plan
 from imgclass.state import TrainState, eval_variables
 from imgclass.trainer import Trainer
 
 logger = logging.getLogger(__name__)
-AGREE_EVERY = 50  # steps at most between questions to the other processes whether to stop
+# At most between questions to the other processes whether to stop:
+AGREE_EVERY = 50  # steps
+AGREE_BATCHES = 16  # of an evaluation
 
 
 def train_and_evaluate(
@@ -49,12 +68,18 @@ def train_and_evaluate(
       signals.Preempted: a signal did, after saving.
     """
     config = config_lib.resolve(config)
-    config_lib.check(config, models=models.names())
+    config_lib.check(config, models=models.used_keys())
     folder = pathlib.Path(workdir)
     lead = jax.process_index() == 0
-    with run.locked(folder, lead), runlog.to_file(folder, lead), signals.catch_stop() as stop:
+    with (
+        run.locked(folder, lead),
+        runlog.to_file(folder, lead),
+        peers.watched() as tell,
+        signals.catch_stop(config.train.stop_seconds, tell) as stop,
+        watchdog.Watchdog(config.train.stall_seconds, tell) as watch,
+    ):
         try:
-            return _settle_and_train(folder, lead, config, allow_change, stop)
+            return _settle_and_train(folder, lead, config, allow_change, stop, watch)
         except OSError as error:
             raise UserError(
                 f"{error.filename or folder}: {error.strerror or error}. What was saved is kept; "
@@ -68,8 +93,10 @@ def _settle_and_train(
     config: ml_collections.ConfigDict,
     allow_change: bool,
     stop: signals.StopRequest,
+    watch: watchdog.Watchdog,
 ) -> TrainState:
     parallel.check_same("config", config_lib.to_json(config))
+    teacher = restore.load_teacher(config.loss.teacher)
     with parallel.together():
         changes = run.check_config(folder, config, allow_change)
         mesh = parallel.make_mesh(config.train.devices, config.train.batch_size)
@@ -79,7 +106,10 @@ def _settle_and_train(
         plan = make_plan(config, len(data.splits["train"]))
         names = data.source.class_names
         _check_metric(config.eval.best_metric, len(names))
-        task = build.make(config, names, data.prepare, mesh, plan.total, plan.warmup)
+        counts = np.bincount(data.splits["train"].labels, minlength=len(names)).tolist()
+        task = build.make(
+            config, names, data.prepare, mesh, plan.total, plan.warmup, tuple(counts), teacher
+        )
         saved = checkpoint.Checkpoints(folder / "checkpoints", config.checkpoint.keep)
         done = saved.steps()
         if done and done[-1] > plan.total:
@@ -90,16 +120,19 @@ def _settle_and_train(
         if stop:
             raise stop.too_early()
         described = dataset_lib.describe(data)
+        # Who goes on has them in the checkpoint, and may have lost the file.
+        first = None if done else pretrained.load(config, task.model, names, data.prepare)
     parallel.check_same("data", json.dumps(described))
+    parallel.check_same("model.pretrained", json.dumps(first.record if first else None))
     with parallel.together():
         if lead:  # only now: a start that failed above leaves nothing to contradict the next
             files.write_atomically(folder / "config.json", config_lib.to_json(config))
             run.write_json(folder / "data.json", described)
-            run.record_start(folder)
+            run.record_start(folder, {"pretrained": first.record} if first else None)
             for change in changes:
                 logger.warning("config changed: %s", change)
     with saved:
-        return _train(folder, lead, task, data, plan, saved, stop)
+        return _train(folder, lead, task, data, plan, saved, stop, watch, first)
 
 
 def _check_metric(metric: str, classes: int) -> None:
@@ -110,13 +143,17 @@ def _check_metric(metric: str, classes: int) -> None:
 
 @dataclasses.dataclass
 class Progress:
-    """What the host knows of the run so far; saved beside every checkpoint."""
+    """What the host knows of the run so far; saved beside every checkpoint.
+
+    `pending`: the validation due at this step was cut short, and is still to be done.
+    """
 
     step: int = 0
     seconds: float = 0.0
     window: metrics.Window = dataclasses.field(default_factory=metrics.Window)
     validation: dict[str, float] | None = None
     best: dict[str, float] | None = None
+    pending: bool = False
 
     def record(self) -> dict[str, Any]:
         """Returns plain data that `from_record` reads back exactly."""
@@ -136,11 +173,18 @@ def _train(
     plan: Plan,
     saved: checkpoint.Checkpoints,
     stop: signals.StopRequest,
+    watch: watchdog.Watchdog,
+    first: pretrained.Pretrained | None,
 ) -> TrainState:
     config = task.config
     began = time.perf_counter()
+    watch.mark("restoring, or making the first state")
     restored = saved.restore(task.abstract)
-    state = restored[0] if restored else task.initial_state()
+    if restored:
+        state = restored[0]
+    else:
+        arrays = first.arrays if first else None
+        state = task.initial_state(sample(task, data), pretrained=arrays)
     at = Progress.from_record(restored[1]) if restored else Progress()
     resumed_step, began = at.step, began - at.seconds  # as if it had never stopped
     result = parallel.on_lead(lambda: run.load_json(folder / "result.json"))
@@ -154,42 +198,58 @@ def _train(
     eval_step = task.jitted_eval_step()
     validation = build.eval_feed(task, data, "validation")
     with parallel.together():
-        log = runlog.RunLog(folder, config, plan, lead, resumed_step)
-    with log, Trainer(task, data) as trainer:
+        log = runlog.RunLog(folder, config, plan, lead, resumed_step, at.pending)
+    watch.mark("loading the training data")
+    with log, Trainer(task, data, stop) as trainer:
         log.begin(task, data, models.count_parameters(state.params))
         before = -1
+        seen = saved_step = resumed_step  # the checkpoint gone on from has had its turn
         while True:
             last = at.step == plan.total
             stopping = _agreed(stop, plan, before, at.step)
-            if at.step > resumed_step:  # the checkpoint gone on from has had its turn
-                validate = validation if last or plan.evaluate.due(at.step) else None
-                save = last or stopping or plan.save.due(at.step)
-                if validate or save:
-                    trainer.settle()
-                with log.paused():
-                    if validate:
-                        scores = score.score(
-                            eval_step, eval_variables(state), validate, len(task.class_names)
-                        )
+            turn = at.step > seen or at.pending
+            seen = at.step
+            validate = validation if turn and (last or plan.evaluate.due(at.step)) else None
+            save = turn and (last or plan.save.due(at.step))
+            if validate or save or stopping:
+                watch.mark(f"step {at.step}, its computation")
+                trainer.settle()
+            with log.paused():
+                if validate:
+                    batches = _watched(validate, f"validation of step {at.step}", watch, stop)
+                    variables, classes = eval_variables(state), len(task.class_names)
+                    try:
+                        scores = score.score(eval_step, variables, batches, classes)
+                    except signals.Interrupted:
+                        at.pending = stopping = True
+                    else:
+                        at.pending = False
                         with parallel.together():
                             log.write(at.step, "validation", scores)
                         save |= _note_validation(at, scores, config.eval.best_metric)
-                    if save:
-                        at.seconds = time.perf_counter() - began
-                        best = int(at.best["step"]) if at.best else None
-                        saved.save(at.step, state, at.record(), best)
-            if last:
-                break
+                watch.mark(f"saving step {at.step}")
+                at.seconds = time.perf_counter() - began
+                if (save or stopping) and at.step > saved_step:
+                    best = int(at.best["step"]) if at.best else None
+                    saved.save(at.step, state, at.record(), best)
+                    saved_step = at.step
+                elif validate and at.step == saved_step and not at.pending:
+                    # Gone on from a checkpoint to whose step the validation was still missing.
+                    saved.amend(at.step, at.record())
             if stopping:
                 if not at.step:
                     raise stop.too_early()
                 saved.wait()
-                raise signals.Preempted(
-                    f"{stop.by}: stopped after step {at.step} of {plan.total}, "
-                    f"saved in {folder}; the same command with --workdir={folder} goes on"
-                )
+                raise stop.settle(_preempted(stop, folder, at.step, plan))
+            if last:
+                break
             count = plan.steps_until_due(at.step, trainer.most)
-            state, sums = trainer.advance(state, at.step, count)
+            watch.mark(f"step {at.step + 1}" + ", or compiling" * (at.step == resumed_step))
+            try:
+                state, sums = trainer.advance(state, at.step, count)
+            except signals.Interrupted:
+                continue  # nothing was dispatched
+            stop.unsaved()
             before = at.step
             at.step += count
             at.window.add(sums)
@@ -200,14 +260,55 @@ def _train(
                     log.train(at.step, at.window.means(), trainer.wait_seconds)
                 at.window.reset()
         saved.wait()
+        stop.settle(_preempted(stop, folder, at.step, plan))
         test = None
         if config.eval.final_test:
-            test = _final_test(task, data, saved, at, state, eval_step)
+            try:
+                test = _final_test(task, data, saved, at, state, eval_step, watch, stop)
+            except signals.Interrupted:
+                raise _preempted(stop, folder, at.step, plan) from None
         if test:
             log.write(int(test["step"]), "test", test)
         at.seconds = time.perf_counter() - began
         log.finish(_result(plan, at, models.count_parameters(state.params), test))
     return state
+
+
+def _preempted(
+    stop: signals.StopRequest, folder: pathlib.Path, step: int, plan: Plan
+) -> signals.Preempted:
+    return signals.Preempted(
+        f"{stop.by}: stopped after step {step} of {plan.total}, saved in {folder}; the same "
+        f"command with --workdir={folder} goes on"
+    )
+
+
+def _watched(
+    batches: Iterable[dict], doing: str, watch: watchdog.Watchdog, stop: signals.StopRequest
+) -> Iterator[dict]:
+    """Yields the batches of an evaluation, marking progress. Raises Interrupted if asked to."""
+    source = iter(batches)
+    for number in itertools.count():
+        watch.mark(f"{doing}, batch {number}")
+        if number % AGREE_BATCHES == 0 and parallel.any_process(bool(stop)):
+            raise signals.Interrupted
+        with stop.interrupts(alone=jax.process_count() == 1):
+            batch = next(source, None)
+        if batch is None:
+            return
+        yield batch
+
+
+def sample(task: build.Task, data: dataset_lib.Dataset) -> np.ndarray | None:
+    """Returns the pictures that the model is fitted to before training, None if it wants none.
+
+    They are the first of the training split, uint8[n, H, W, C], at the size the model sees.
+    """
+    if not task.model.sample:
+        return None
+    split = data.splits["train"]
+    first = range(min(task.model.sample, len(split)))
+    return feed_lib.load_examples(split, first, task.prepare, task.prepare.image_size)
 
 
 def _agreed(stop: signals.StopRequest, plan: Plan, before: int, step: int) -> bool:
@@ -235,8 +336,14 @@ def _final_test(
     at: Progress,
     state: TrainState,
     eval_step: Any,
+    watch: watchdog.Watchdog,
+    stop: signals.StopRequest,
 ) -> dict[str, float] | None:
-    """Scores the test split once, with the weights that were best on validation."""
+    """Scores the test split once, with the weights that were best on validation.
+
+    With eval.tta the figures over averaged views stand beside the plain ones, as 'tta_accuracy' and
+    so on.
+    """
     feed = build.eval_feed(task, data, "test")
     if feed is None:
         logger.warning("%s has no test split, so there is no test figure", data.source.name)
@@ -246,7 +353,14 @@ def _final_test(
         restored = saved.restore(task.abstract, step)
         assert restored is not None
         state = restored[0]
-    figures = score.score(eval_step, eval_variables(state), feed, len(task.class_names))
+    variables, classes = eval_variables(state), len(task.class_names)
+    batches = _watched(feed, "the final test", watch, stop)
+    figures = score.score(eval_step, variables, batches, classes)
+    tta = task.config.eval.tta
+    if tta != "none":
+        batches = _watched(feed, f"the final test, {tta}", watch, stop)
+        averaged = score.score(task.jitted_eval_step(tta), variables, batches, classes)
+        figures |= {f"tta_{name}": averaged[name] for name in averaged if name != "examples"}
     return {"step": step, **figures}
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from imgclass import build
-from imgclass.data import dataset, feed, order
+from imgclass import build, signals
+from imgclass.data import dataset, feed
 from imgclass.errors import UserError
 from imgclass.state import TrainState
 
@@ -26,8 +26,14 @@ MOST_SKIPPED = 20  # updates in a row: past that the weights, not the pictures, 
 class Trainer:
     """Dispatches steps, keeps the host a little ahead of the device, and watches for NaN."""
 
-    def __init__(self, task: build.Task, data: dataset.Dataset):
-        """Loads a resident set, or starts the decoding threads. Use as a context manager."""
+    def __init__(
+        self, task: build.Task, data: dataset.Dataset, stop: signals.StopRequest | None = None
+    ):
+        """Loads a resident set, or starts the decoding threads. Use as a context manager.
+
+        When `stop` is asked for, `advance` gives up waiting for data.
+        """
+        self._stop = signals.StopRequest() if stop is None else stop  # a request may be false
         self._task, self._data = task, data
         self._feed = build.train_feed(task, data)
         self._flight: collections.deque[tuple[int, int, jax.Array]] = collections.deque()
@@ -55,14 +61,22 @@ class Trainer:
         return self._feed.wait_seconds
 
     def advance(self, state: TrainState, step: int, count: int) -> tuple[TrainState, Any]:
-        """Dispatches `count` steps from `step`. Returns the next state and the metrics' sums."""
+        """Dispatches `count` steps from `step`. Returns the next state and the metrics' sums.
+
+        Raises:
+          signals.Interrupted: asked to stop while waiting for data; nothing was dispatched.
+          UserError: an earlier step was not finite.
+        """
         if self.most > 1:
             assert isinstance(self._feed, feed.ResidentFeed)
             # Always the same shape, so always the same program; `count` says how many rows count.
             indices = self._feed.indices(step, self.most)
             state, out = self._step(state, self._feed.examples, indices, np.int32(count))
         else:
-            state, out = self._step(state, self._feed.batch(step))
+            # Other processes would wait in the step for one that gives it up.
+            with self._stop.interrupts(alone=jax.process_count() == 1):
+                batch = self._feed.batch(step)
+            state, out = self._step(state, batch)
         self._flight.append((step, count, out["finite"]))
         while len(self._flight) > IN_FLIGHT:
             self._land()
@@ -82,7 +96,7 @@ class Trainer:
 
     def _not_finite(self, step: int) -> None:
         config, split = self._task.config, self._data.splits["train"]
-        rows = order.batch_indices(config.seed, len(split), config.train.batch_size, step)
+        rows = self._feed.order(step)
         names = ", ".join(split.example_names(rows[:4].tolist()))
         what = (
             f"step {step}: the loss or its gradient is not finite, on examples "

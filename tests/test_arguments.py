@@ -156,10 +156,11 @@ def test_every_problem_is_said_at_once():
         ("--config.optim=3", "optim: no such key; did you mean 'optim.lr'?"),
         ("--config.data.std=0.5,x", "data.std=('0.5,x',): must be 0 or 1 or 3 values, each a "
          "finite number above 0.0"),
-        ("--config.optim.nesterov=True", "optim.nesterov needs optim.name='sgd' and a momentum"),
+        ("--config.optim.nesterov=True", "optim.nesterov needs optim.name='sgd' or 'muon', and "
+             "a momentum"),
         ("--config.model.stem=cifar", "model.stem='cifar' is unused with model.name='cnn'"),
-        ("--config.model.name=resnet19", "model.name='resnet19': must be one of cnn, resnet101, "
-         "resnet152, resnet18, resnet34, resnet50; did you mean 'resnet18'?"),
+        ("--config.model.name=resnet19", "model.name='resnet19': no such model; see `imgclass "
+         "models`; did you mean 'resnet18'?"),
         ("--nosuch", "--nosuch: no such flag"),
         ("stray", "'stray': not a flag; flags start with --"),
     ],

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from imgclass import build, models, parallel
-from imgclass.data import dataset, feed
+from imgclass.data import dataset, feed, sampling
 from imgclass.data.preprocess import Preprocess
 from imgclass.errors import UsageError
 from tests import tiny
@@ -76,6 +76,21 @@ def test_auto_keeps_up_to_so_many_mebibytes_on_the_device(tmp_path, pictures, ki
         assert made.batch(0)["image"].shape == (8, 32, 32, 1)
     finally:
         made.close()
+
+
+@pytest.mark.parametrize("kind", ["resident", "stream"])
+def test_either_feed_takes_the_order_of_the_config(data, kind):
+    """50 pictures, 17, 17 and 16 of the classes, whose rows are there twice running."""
+    changes = {"data.feed": kind, "augment.repeats": 2, "data.sampling": "balanced", "seed": 3}
+    task, found = opened(data, changes)
+    made = build.train_feed(task, found)
+    try:
+        got = np.concatenate([made.batch(step)["index"] for step in range(3)])
+    finally:
+        made.close()
+    order = sampling.make_order(3, found.splits["train"].labels, 8, "balanced", repeats=2)
+    np.testing.assert_array_equal(got, np.concatenate([order(step) for step in range(3)]))
+    np.testing.assert_array_equal(got[::2], got[1::2])
 
 
 def test_an_evaluation_batch_is_rounded_up_to_the_devices(data):

@@ -8,13 +8,15 @@ from fractions import Fraction
 
 import pytest
 
-from imgclass import combinations, schema
+from imgclass import combinations, models, schema
 from imgclass import config as config_lib
 from imgclass.errors import UsageError
 from imgclass.models import layers
 
 ROOT = pathlib.Path(__file__).parent.parent
 EXPERIMENTS = sorted((ROOT / "configs").glob("*.py"))
+
+MODELS = models.used_keys()
 
 
 def changed(**values):
@@ -193,7 +195,7 @@ NAN, INF = math.nan, math.inf
         ("model__filters", (32.5,), "a whole number"),
         ("model__hidden", (0,), "a whole number"),
         ("log__progress", 1, "must be True or False"),
-        ("eval__best_metric", "f1", "one of accuracy, loss, top5, auroc"),
+        ("eval__best_metric", "f1", "one of accuracy, balanced_accuracy, loss, top5, auroc"),
     ],
 )
 def test_a_bad_value_is_one_problem_that_names_it(key, value, words):
@@ -224,9 +226,24 @@ def test_a_bad_value_is_one_problem_that_names_it(key, value, words):
         ({"augment__crop_ratio": (2.0, 0.5)}, "is not (low, high)"),
         ({"augment__pad_crop": 64, "augment__pad_mode": "reflect"}, "no less than a side"),
         ({"augment__cutout": 64}, "no less than a side"),
+        ({"augment__erase_scale": (0.3, 0.1)}, "augment.erase_scale=(0.3, 0.1) is not (low, high)"),
+        (
+            {"augment__policy": "rand_increasing", "augment__policy_magnitude": 11.0},
+            "augment.policy_magnitude=11.0 is of 10",
+        ),
+        ({"augment__mix_probability": 0.5}, "unused without augment.mixup_alpha"),
+        ({"augment__sizes": (32, 64)}, "augment.size_at=() has to rise"),
+        ({"augment__sizes": (8, 16, 32), "augment__size_at": (0.5, 0.5)}, "has to rise"),
         (
             {"augment__pad_crop": 70, "augment__pad_mode": "reflect", "data__load_size": (70, 80)},
             "no less than a side of (70, 80) pictures",
+        ),
+        ({"loss__logit_adjust": 1.0, "loss__name": "bce"}, "is for loss.name='cross_entropy'"),
+        ({"loss__teacher": "runs/a", "loss__distill_weight": 0.0}, "teaches nothing"),
+        ({"loss__consistency": 12.0}, "has nothing to compare"),
+        (
+            {"loss__consistency": 12.0, "augment__policy": "augmix", "augment__mixup_alpha": 0.2},
+            "which mixup and cutmix do not leave",
         ),
         ({"data__feed": "stream", "train__steps_per_dispatch": 4}, "needs the resident feed"),
         ({"data__group_by": "(a"}, "data.group_by='(a': not a regular expression"),
@@ -255,6 +272,18 @@ def test_a_border_is_reflected_from_the_picture_that_is_padded():
         ({"model__batch_norm": False}, "model.batch_norm_group", 8),
         ({"augment__random_resized_crop": False}, "augment.crop_scale", (0.5, 1.0)),
         ({"augment__pad_crop": 0}, "augment.pad_mode", "reflect"),
+        ({"augment__cutout": 0}, "augment.cutout_inside", True),
+        ({"augment__policy": "trivial_wide"}, "augment.policy_ops", 3),
+        ({"augment__policy": "rand"}, "augment.policy_std", 0.5),
+        ({"augment__policy": "none"}, "augment.policy_fill", "mean"),
+        ({"augment__policy": "rand"}, "augment.augmix_severity", 1.0),
+        ({"augment__erase": 0.0}, "augment.erase_with", "noise"),
+        ({"augment__mixup_alpha": 0.0}, "augment.mix_switch", 0.1),
+        ({"loss__name": "focal"}, "loss.bce_sum", True),
+        ({"loss__name": "bce"}, "loss.focal_gamma", 1.0),
+        ({"loss__class_weights": "inverse"}, "loss.effective_beta", 0.9),
+        ({"loss__teacher": ""}, "loss.distill_weight", 0.9),
+        ({"loss__distill_feature": ""}, "loss.distill_feature_weight", 2.0),
         ({"data__resize": "crop"}, "data.pad_value", 7),
         ({"data__resize": "pad"}, "data.crop_fraction", 0.9),
         ({"data__validation_split": "train[90%:]"}, "data.validation_fraction", 0.2),
@@ -273,12 +302,12 @@ def test_a_border_is_reflected_from_the_picture_that_is_padded():
 def test_an_override_without_effect_is_a_problem_and_a_files_is_not(choice, key, value):
     config = changed(**choice, **{key.replace(".", "__"): value})
     ((chosen, at),) = choice.items()
-    assert config_lib.problems(config, [key]) == [
+    assert config_lib.problems(config, [key], MODELS) == [
         f"{key}={value!r} is unused with {chosen.replace('__', '.')}={at!r}"
     ]
-    assert config_lib.problems(config, [chosen.replace("__", ".")]) == []
+    assert config_lib.problems(config, [chosen.replace("__", ".")], MODELS) == []
     as_default = changed(**choice)
-    assert config_lib.problems(as_default, [key]) == []
+    assert config_lib.problems(as_default, [key], MODELS) == []
 
 
 def test_another_optimizer_for_one_run_leaves_the_files_forms_of_the_first_unused():
@@ -297,9 +326,9 @@ def test_every_key_that_combinations_speak_of_exists():
 
 def test_the_model_is_one_of_those_there_are():
     config = changed(model__name="resnet19", optim__lr=-1.0, model__stem="cifar")
-    found = config_lib.problems(config, ["model.stem"], models=["cnn", "resnet18"])
+    found = config_lib.problems(config, ["model.stem"], MODELS)
     assert found == [
-        "model.name='resnet19': must be one of cnn, resnet18; did you mean 'resnet18'?",
+        "model.name='resnet19': no such model; see `imgclass models`; did you mean 'resnet18'?",
         "optim.lr=-1.0: must be a finite number above 0.0",
     ]
 

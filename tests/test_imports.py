@@ -10,19 +10,24 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the bottom up. A module imports from rooms below its own, and within its own room.
 LAYERS = [
-    {"__init__", "process", "errors", "files", "schema", "keys"},
+    {"__init__", "process", "errors", "files", "schema", "keys", "presets", "watchdog"},
     {"combinations"},
     {"config"},
-    {"plan", "signals"},
+    {"plan", "signals", "peers"},
     {"data", "models"},
-    {"losses", "optim", "metrics", "state"},
+    {"losses", "metrics", "state", "teacher"},
+    {"optim"},
+    {"objective"},
     {"step", "parallel"},
     {"checkpoint"},
     {"run"},
     {"build"},
+    {"curves"},
     {"runlog", "trainer", "evaluate"},
+    {"pretrained"},
     {"train"},
-    {"arguments"},
+    {"arguments", "lr_range", "imported"},
+    {"verbs"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
@@ -97,7 +102,8 @@ def test_only_train_saves_checkpoints():
         for call in calls(path)
         if call.endswith(".save")
     }
-    saves -= {("cli.py", "sheet.save")}  # a picture
+    saves -= {("verbs/data.py", "sheet.save")}  # a picture
+    saves -= {("imported.py", "saved.save")}  # of weights that nothing trains
     assert saves == {("checkpoint.py", "self._saver.save"), ("train.py", "saved.save")}
     assert calls(PACKAGE / "train.py").count("saved.save") == 1
 

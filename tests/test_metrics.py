@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sklearn.metrics
 
 from imgclass import metrics
 
@@ -53,6 +54,38 @@ def test_top5_by_hand():
     assert sums_of([falling] * 2, [4, 5])["top5"] == (1.0, 2)
     assert sums_of([flat] * 7, range(7))["top5"] == (5.0, 7)
     assert sums_of([[np.nan] * 7], [0])["top5"] == (0.0, 1)
+
+
+def test_balanced_accuracy_against_scikit_learn():
+    """Three batches of 4 classes, the rarest with 3 examples and the last with none.
+
+    Its balanced_accuracy_score warns of a class that is predicted and not there.
+    """
+    random = np.random.default_rng(0)
+    labels = random.permutation(np.repeat([0, 1, 2], [70, 17, 3])).astype(np.int32)
+    logits = (random.standard_normal((90, 4)) + 1.5 * np.eye(4)[labels]).astype(np.float32)
+    totals = np.zeros((2, 4), np.int64)
+    for rows in np.split(np.arange(90), 3):
+        mask = np.ones(32, bool)
+        mask[30:] = False  # two rows of padding that would be right
+        padded = np.concatenate([rows, rows[:2]])
+        pair = jax.jit(metrics.class_sums)(logits[padded], labels[padded], mask)
+        totals += np.asarray(pair)
+    np.testing.assert_array_equal(totals[1], [70, 17, 3, 0])
+    expected = sklearn.metrics.recall_score(
+        labels, logits.argmax(1), labels=[0, 1, 2], average="macro"
+    )
+    assert 0.3 < expected < 0.95
+    np.testing.assert_allclose(metrics.balanced_accuracy(*totals), expected, rtol=1e-12)
+
+
+def test_balanced_accuracy_of_ties_and_nan():
+    # Ties go to class 0; a row with a NaN is wrong.
+    logits = jnp.array([[1.0, 1.0], [1.0, 1.0], [jnp.nan, 5.0], [0.0, 5.0]])
+    right, counts = metrics.class_sums(logits, jnp.array([0, 1, 1, 1]), jnp.ones(4, bool))
+    assert (right.tolist(), counts.tolist()) == ([1, 1], [1, 3])
+    assert metrics.balanced_accuracy(np.array([1, 1]), np.array([1, 3])) == (1 + 1 / 3) / 2
+    assert math.isnan(metrics.balanced_accuracy(np.zeros(2), np.zeros(2)))
 
 
 @pytest.mark.parametrize(("classes", "expected"), [(5, False), (6, True)])

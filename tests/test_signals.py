@@ -1,5 +1,6 @@
-"""Signals: how often they are asked about, and what they do when."""
+"""Signals: how often they are asked about, and what they do when, in every phase of a run."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,8 +10,8 @@ import time
 
 import pytest
 
-from imgclass import build, parallel, signals, train
-from imgclass.data import dataset
+from imgclass import build, checkpoint, parallel, signals, train
+from imgclass.data import dataset, feed
 from imgclass.plan import make_plan
 from tests import tiny
 
@@ -44,7 +45,7 @@ def test_the_first_signal_asks_and_the_second_stops_at_once(number):
         time.sleep(0.2)
         assert process.poll() is None  # only asked
         process.send_signal(number)
-        assert process.wait(timeout=10) == -number
+        assert process.wait(timeout=10) == 128 + number  # as shells report it
     finally:
         process.kill()
         process.wait()
@@ -85,9 +86,9 @@ def test_a_signal_before_the_first_step_ends_the_run_there(tmp_path, monkeypatch
     config = tiny.config(tiny.archive(tmp_path), {"train.total_steps": 2})
     real = getattr(owner, name)
 
-    def asked(*args):
+    def asked(*args, **options):
         os.kill(os.getpid(), signal.SIGTERM)
-        return real(*args)
+        return real(*args, **options)
 
     monkeypatch.setattr(owner, name, asked)
     monkeypatch.setattr(train.Trainer, "advance", None)  # not to be called
@@ -96,6 +97,106 @@ def test_a_signal_before_the_first_step_ends_the_run_there(tmp_path, monkeypatch
         train.train_and_evaluate(config, tmp_path / "run")
     assert (tmp_path / "run").exists() == (name == "initial_state")  # its config is written then
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+PHASES = tiny.FULL | {
+    "data.feed": "stream", "train.total_steps": 9, "eval.every_steps": 4, "eval.batch_size": 4,
+    "checkpoint.every_steps": 3, "checkpoint.keep": 1, "eval.final_test": True,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    with tiny.compiled_once(tmp_path_factory.mktemp("programs")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(programs, tmp_path_factory):
+    """The data, and the run that no signal reached."""
+    data = tiny.archive(tmp_path_factory.mktemp("data"))
+    folder = tmp_path_factory.mktemp("whole")
+    train.train_and_evaluate(tiny.config(data, PHASES), folder)
+    return data, folder
+
+
+def asking(real, when):
+    """Returns `real`, which on the call that `when` holds for asks the process to stop first."""
+
+    def asked(*args):
+        if when(*args):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1.0)  # the wait that is given up
+        return real(*args)
+
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "when", "saved"),
+    [
+        (feed.StreamFeed, "batch", lambda self, step: step == 5, [5]),
+        (train.Trainer, "advance", lambda self, state, step, count: step == 5, [5]),
+        (feed.EvalFeed, "_load", lambda self, number: number == 2, [4]),
+        (checkpoint, "_write_manifest", lambda path, step, record: step == 6, [6, 7, 8, 9]),
+        (train, "_final_test", lambda *_: True, [9]),
+        (train.runlog.RunLog, "finish", lambda *_: True, None),
+    ],
+    ids=["data", "step", "evaluation", "save", "test", "end"],
+)
+def test_a_signal_in_any_phase_saves_and_the_run_goes_on_to_the_same_end(
+    whole, tmp_path, monkeypatch, owner, name, when, saved
+):
+    data, folder = whole
+    config = tiny.config(data, PHASES)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, asking(getattr(owner, name), when))
+        if saved is None:  # too late to be stopped, and nothing is left to be done
+            train.train_and_evaluate(config, tmp_path)
+            return
+        with pytest.raises(signals.Preempted, match="SIGTERM: stopped after step"):
+            train.train_and_evaluate(config, tmp_path)
+    assert tiny.saved_steps(tmp_path)[-1] in saved
+    train.train_and_evaluate(config, tmp_path)
+    tiny.assert_same_bits(tiny.arrays(tmp_path), tiny.arrays(folder))
+    assert tiny.records(tmp_path) == tiny.records(folder)
+    results = [json.loads((path / "result.json").read_text()) for path in (folder, tmp_path)]
+    assert results[0] | {"wall_seconds": 0} == results[1] | {"wall_seconds": 0}
+
+
+def test_an_evaluation_cut_short_at_the_last_step_is_made_up_for(whole, tmp_path, monkeypatch):
+    """Also by a run that is killed before it has said so in the checkpoint, and asked once more."""
+    data, folder = whole
+    config = tiny.config(data, PHASES)
+    last = asking(feed.EvalFeed._load, lambda self, number: number == 0)
+    for step in (4, 8, 9):
+        with monkeypatch.context() as patch:
+            patch.setattr(feed.EvalFeed, "_load", last)
+            with pytest.raises(signals.Preempted, match=f"stopped after step {step} of 9"):
+                train.train_and_evaluate(config, tmp_path)
+        with monkeypatch.context() as patch:  # evaluates, and dies before it has noted that
+
+            def killed(*_):
+                raise KeyboardInterrupt
+
+            patch.setattr(checkpoint.Checkpoints, "amend", killed)
+            with pytest.raises(KeyboardInterrupt):
+                train.train_and_evaluate(config, tmp_path)
+        if step < 9:  # goes on to just before the next evaluation
+            with monkeypatch.context() as patch:
+                patch.setattr(
+                    train.Trainer,
+                    "advance",
+                    asking(train.Trainer.advance, lambda self, state, at, n, s=step: at == s),
+                )
+                with pytest.raises(signals.Preempted, match=f"stopped after step {step} of 9"):
+                    train.train_and_evaluate(config, tmp_path)
+    train.train_and_evaluate(config, tmp_path)
+    tiny.assert_same_bits(tiny.arrays(tmp_path), tiny.arrays(folder))
+    assert tiny.records(tmp_path) == tiny.records(folder)
+    record = checkpoint.Checkpoints(tmp_path / "checkpoints").record(9)
+    before = checkpoint.Checkpoints(folder / "checkpoints").record(9)
+    assert record | {"seconds": 0} == before | {"seconds": 0}
 
 
 @pytest.mark.parametrize(

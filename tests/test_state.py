@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from imgclass import models, state
+from imgclass import keys, models, state
 from tests import tiny
 
 
@@ -23,7 +23,9 @@ def model():
 
 
 def create(model, seed=0, averaging=False, tx=None):
-    return state.create(model, tx or optax.trace(0.9), seed, averaging)
+    key = jax.random.key_data(keys.root(seed))
+    variables = model.init(keys.stream(seed, "init"))
+    return state.create(key, variables, tx or optax.trace(0.9), averaging)
 
 
 def test_the_first_state(model):

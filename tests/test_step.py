@@ -8,18 +8,19 @@ import numpy as np
 import optax
 import pytest
 
-from imgclass import build, metrics, parallel, step
+from imgclass import build, metrics, objective, optim, parallel, step
 from imgclass.data.preprocess import Preprocess
+from imgclass.errors import UsageError
 from tests import tiny
 
 NAMES = ("a", "b", "c")
 
 
-def make_task(changes=None, size=8, total=20, prepare=None):
+def make_task(changes=None, size=8, total=20, prepare=None, **further):
     config = tiny.config("unused", {"data.image_size": (size, size), **(changes or {})})
     mesh = parallel.make_mesh(config.train.devices, config.train.batch_size)
     prepare = prepare or Preprocess(image_size=(size, size))
-    return build.make(config, NAMES, prepare, mesh, total, 0)
+    return build.make(config, NAMES, prepare, mesh, total, 0, **further)
 
 
 _FIRST: dict[int, object] = {}
@@ -367,12 +368,15 @@ def test_make_train_step_needs_no_task():
     """The pure step with everything bound by hand, on two rows."""
     task = make_task({"train.batch_size": 2} | LINEAR)
     plain = step.make_train_step(
-        config=task.config, model=task.model, tx=optax.identity(), prepare=task.prepare,
-        schedule=lambda _: jnp.float32(0.5), num_classes=3,
+        config=task.config, loss=objective.make(task.config, task.model, task.prepare),
+        update=optim.make_update(
+            task.config.optim, optax.identity(), lambda _: jnp.float32(0.5), 20
+        ),
+        prepare=task.prepare, num_classes=3, examples=0,
     )  # fmt: skip
     batch = jax.tree.map(jnp.asarray, make_batch(2))
     state = first_state(task).replace(opt_state=optax.identity().init(None))
-    after, _ = plain(state, batch)
+    after, _ = jax.jit(plain)(state, batch)
     _, gradient = linear_by_hand(
         state.params, np.asarray(batch["image"]), np.asarray(batch["label"])
     )
@@ -381,3 +385,124 @@ def test_make_train_step_needs_no_task():
         np.asarray(state.params["head"]["bias"]) - 0.5 * gradient["head"]["bias"],
         atol=1e-6,
     )
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "examples", "at"),
+    [
+        (4, 13, 3),
+        (32, 1, 7),
+        (256, 10, 1000),
+        (1024, 1_281_167, 375_000),  # 300 epochs of ImageNet
+        (4096, 14_197_122, 10**6),  # the product is 4.1e9, past 2^31
+        (8192, 130_000_000, 10**6),
+    ],
+)
+def test_epochs_of_rows_are_exact(batch_size, examples, at):
+    got = jax.jit(lambda s: step.epochs(s, batch_size, examples))(jnp.int32(at))
+    assert got.dtype == jnp.int32
+    expected = (at * batch_size + np.arange(batch_size, dtype=np.int64)) // examples
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_mixing_ends_where_the_config_says():
+    """Mixed with its mirror row, a batch has no hard target left; until step 5 of 20 it is."""
+    task = make_task({"augment.mixup_alpha": 1.0, "augment.mix_until_percent": 25.0})
+
+    def loss(params, batch_stats, examples, key):
+        del batch_stats, key
+        rows = jnp.zeros(8, jnp.float32)
+        seen = {"seen": examples["target"]}
+        return jnp.sum(params["head"]["bias"]), (jnp.zeros((8, 3), jnp.float32), rows, seen)
+
+    plain = jax.jit(step.make_train_step(
+        config=task.config, loss=loss, prepare=task.prepare, num_classes=3, examples=14,
+        update=optim.make_update(task.config.optim, task.tx, task.schedule, 20), mix_steps=5,
+    ))  # fmt: skip
+    for at in (0, 4, 5, 19):
+        after, _ = plain(first_state(task).replace(step=jnp.int32(at)), make_batch())
+        assert bool(np.all(after.batch_stats["seen"] % 1 == 0)) == (at >= 5)
+
+
+def test_pictures_grow_where_the_config_says():
+    """A third of the run at 2 pixels, a third at 4, the rest whole; the width keeps the shape."""
+    task = make_task(
+        {"augment.sizes": (2, 4, 8), "augment.size_at": (0.3, 0.6), "model.head": "average",
+         "model.kernel_size": 1, "model.pool": "none"}
+    )  # fmt: skip
+    assert step.training_sizes(task.config.augment, Preprocess(image_size=(8, 12))) == [
+        (2, 3), (4, 6), (8, 12),
+    ]  # fmt: skip
+
+    def loss(params, batch_stats, examples, key):
+        del batch_stats, key
+        rows = jnp.zeros(8, jnp.float32)
+        seen = {"seen": jnp.int32(examples["image"].shape[1])}
+        return jnp.sum(params["head"]["bias"]), (jnp.zeros((8, 3), jnp.float32), rows, seen)
+
+    plain = jax.jit(step.make_train_step(
+        config=task.config, loss=loss, prepare=task.prepare, num_classes=3, examples=14,
+        update=optim.make_update(task.config.optim, task.tx, task.schedule, 20),
+        size_steps=(6, 12),
+    ))  # fmt: skip
+    seen = {}
+    for at in (0, 5, 6, 11, 12, 19):
+        after, _ = plain(first_state(task).replace(step=jnp.int32(at)), make_batch())
+        seen[at] = int(after.batch_stats["seen"])
+    assert seen == {0: 2, 5: 2, 6: 4, 11: 4, 12: 8, 19: 8}
+
+    run, state, losses = task.jitted_train_step(), first_state(task), []
+    for _ in range(20):
+        state, out = run(state, make_batch())
+        losses.append(float(out["sums"]["loss"][0]))
+    assert run._cache_size() == 1
+    assert losses[-1] < losses[0]
+
+
+def test_a_model_that_is_bound_to_its_size_is_refused_another():
+    with pytest.raises(UsageError, match=r"cannot take pictures of 4x4 besides .*\(8, 8\)"):
+        make_task({"augment.sizes": (4, 8), "augment.size_at": (0.5,), "model.head": "flatten"})
+
+
+def test_sharpness_is_looked_for_before_the_step():
+    """The gradient at w + rho * g / |g|, g being that at w; in float64 by hand."""
+    task = make_task(LINEAR | {"optim.sam_rho": 0.1})
+    before, batch = as_arrays(first_state(task).params), make_batch(seed=1)
+    rows, first = linear_by_hand(before, batch["image"], batch["label"])
+    norm = np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(first)))
+    above = jax.tree.map(lambda w, g: w + 0.1 * g / norm, before, first)
+    _, gradient = linear_by_hand(above, batch["image"], batch["label"])
+    state, out = task.jitted_train_step()(first_state(task), batch)
+    jax.tree.map(
+        lambda w, a, g: np.testing.assert_allclose(a, w - 0.5 * g, rtol=0, atol=1e-6),
+        before, as_arrays(state.params), gradient,
+    )  # fmt: skip
+    np.testing.assert_allclose(out["sums"]["loss"][0], rows.sum(), rtol=1e-6)
+
+
+def test_an_example_is_mirrored_every_other_epoch():
+    """14 examples in batches of 8: rows 6 and 7 of step 1 begin the second epoch."""
+    task = make_task({"augment.flip_alternate": True}, class_counts=(5, 5, 4))
+    image = np.zeros((8, 8, 8, 3), np.uint8)
+    image[:, :, 0] = 255  # mirrored, the light is in the last column
+
+    def loss(params, batch_stats, examples, key):
+        del batch_stats, key
+        rows = jnp.zeros(8, jnp.float32)
+        seen = {"seen": examples["image"][:, 0, 0, 0]}  # comes back in the state
+        return jnp.sum(params["head"]["bias"]), (jnp.zeros((8, 3), jnp.float32), rows, seen)
+
+    plain = jax.jit(step.make_train_step(
+        config=task.config, loss=loss, prepare=task.prepare, num_classes=3, examples=14,
+        update=optim.make_update(task.config.optim, task.tx, task.schedule, 20),
+    ))  # fmt: skip
+    seen = []
+    for at in range(4):
+        index = np.arange(8 * at, 8 * at + 8, dtype=np.int32) % 14
+        batch = make_batch() | {"image": image, "index": index}
+        after, _ = plain(first_state(task).replace(step=jnp.int32(at)), batch)
+        seen.append(after.batch_stats["seen"])
+    lit = np.concatenate(seen) == 1.0  # of 32 rows in order, 14 an epoch
+    np.testing.assert_array_equal(lit[14:28], ~lit[:14])
+    np.testing.assert_array_equal(lit[28:], lit[:4])
+    assert 0 < lit[:14].sum() < 14

@@ -6,8 +6,8 @@ Keys: `x` and `y` (no split), or `x_train`, `y_train` and optionally `x_val` or 
 
 import functools
 import hashlib
+import os
 import pathlib
-import zipfile
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -128,13 +128,42 @@ def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
                 raise UsageError(
                     f"{path} is a single array; save with np.savez(path, x=..., y=...)"
                 )
-            return {key: archive[key] for key in archive.files}
+            _check_memory(path, archive)
+            arrays = {key: archive[key] for key in archive.files}
+            foreign = [key for key, value in arrays.items() if not isinstance(value, np.ndarray)]
+            if foreign:  # NumPy hands out their bytes
+                raise UsageError(f"{path}: {foreign[0]} is not an array")
+            return arrays
+    except UserError:
+        raise
     except ValueError as error:
         raise UsageError(
             f"{path} cannot be loaded: {error}. Pickled objects are refused; save plain arrays"
         ) from error
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged or unreadable: {error}") from error
+    except (
+        Exception
+    ) as error:  # on hostile bytes zipfile and NumPy raise nearly every built-in type
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path} is damaged or unreadable: {reason[:200]}") from error
+
+
+def _check_memory(path: pathlib.Path, archive: np.lib.npyio.NpzFile) -> None:
+    """Raises UserError if the archive unpacks to more than half of this machine's memory.
+
+    Half, because the pictures are copied once more, at the size of the model's input.
+    """
+    assert archive.zip is not None
+    unpacked = sum(member.file_size for member in archive.zip.infolist())
+    if unpacked > memory_bytes() // 2:
+        raise UserError(
+            f"{path}: {unpacked:,} bytes unpacked, more than half of this machine's memory "
+            f"({memory_bytes():,} bytes). Store the pictures as files in a folder instead"
+        )
+
+
+def memory_bytes() -> int:
+    """Returns how much memory this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _check_pictures(path: pathlib.Path, key: str, pictures: np.ndarray) -> None:

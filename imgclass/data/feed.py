@@ -1,21 +1,23 @@
 """Feeds: batches of a training step, from memory or decoded ahead; batches of an evaluation.
 
 Both training feeds give bit-identical batches for a step, because both take the examples from
-`order.batch_indices` and the pixels from `Preprocess.load`. A batch on the device is
+`sampling.make_order` and the pixels from `Preprocess.load`. A batch on the device is
 `{'image': u8[B,H,W,C], 'label': i32[B], 'index': i32[B], 'mask': bool[B]}`,
 rows sharded over the mesh. No augmentation and no scaling here.
 """
 
 import collections
 import concurrent.futures
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from imgclass.data import decode, order
+from imgclass.data import decode
 from imgclass.data.preprocess import Preprocess
+from imgclass.data.sampling import make_order
 from imgclass.data.source import Indices, Split
 from imgclass.errors import UserError
 
@@ -86,16 +88,19 @@ class StreamFeed:
         batch_size: int,
         rows: np.ndarray,
         put: Put,
+        repeats: int = 1,
+        sampling: str = "uniform",
         threads: int = 0,
         prefetch: int = 0,
     ):
-        """Args are those of `order.batch_indices`, and `rows`: this process's global rows.
+        """Args are those of `sampling.make_order`, and `rows`: this process's global rows.
 
         A batch is decoded by one thread, so fewer batches ahead than threads leave some idle.
         `prefetch` of 0 is what `batches_ahead` says.
         """
         self._split, self._preprocess, self._size = split, preprocess, size
-        self._seed, self._batch_size, self._rows, self._put = seed, batch_size, rows, put
+        self._rows, self._put = rows, put
+        self.order = make_order(seed, split.labels, batch_size, sampling, repeats)
         workers = thread_count(threads)
         self._ahead = batches_ahead(prefetch, workers)
         self._pool = concurrent.futures.ThreadPoolExecutor(workers, "decode")
@@ -105,9 +110,11 @@ class StreamFeed:
         self.wait_seconds = 0.0
 
     def _load(self, step: int) -> HostBatch:
-        every = order.batch_indices(self._seed, len(self._split), self._batch_size, step)
-        indices = every[self._rows]
-        images = load_examples(self._split, indices, self._preprocess, self._size)
+        indices = self.order(step)[self._rows]
+        once, places = np.unique(indices, return_inverse=True)
+        load = functools.partial(load_examples, preprocess=self._preprocess, size=self._size)
+        repeated = len(once) < len(indices)  # then each is read and decoded once
+        images = load(self._split, once)[places] if repeated else load(self._split, indices)
         return _host_batch(images, self._split.labels[indices], indices)
 
     def batch(self, step: int) -> dict:
@@ -145,6 +152,8 @@ class ResidentFeed:
         batch_size: int,
         put_all: Callable[[HostBatch], dict],
         take: Callable[[dict, np.ndarray], dict],
+        repeats: int = 1,
+        sampling: str = "uniform",
         threads: int = 0,
     ):
         """Loads the split.
@@ -153,25 +162,23 @@ class ResidentFeed:
           split: the training split.
           preprocess: how pictures are prepared.
           size: height and width on the wire.
-          seed: as for `order.batch_indices`.
+          seed: as for `sampling.make_order`.
           batch_size: global rows a step.
           put_all: places a host dict on the devices, whole on each.
-          take: gathers rows: (placed dict, int64[B]) -> global batch.
+          take: gathers rows: (placed dict, int32[B]) -> global batch.
+          repeats: as for `sampling.make_order`.
+          sampling: its `how`.
           threads: that decode; 0 is one a core.
         """
-        self._n, self._seed, self._batch_size, self._take = len(split), seed, batch_size, take
+        self._take = take
+        self.order = make_order(seed, split.labels, batch_size, sampling, repeats)
         images = load_all(split, preprocess, size, threads)
         self.examples = put_all({"image": images, "label": np.asarray(split.labels, np.int32)})
         self.wait_seconds = 0.0
 
     def indices(self, step: int, count: int = 1) -> np.ndarray:
         """Returns int32[count, B]: the examples of `count` steps from `step`."""
-        return np.stack(
-            [
-                order.batch_indices(self._seed, self._n, self._batch_size, step + i)
-                for i in range(count)
-            ]
-        ).astype(np.int32)
+        return np.stack([self.order(step + i) for i in range(count)]).astype(np.int32)
 
     def batch(self, step: int) -> dict:
         """Returns the global batch of `step`."""

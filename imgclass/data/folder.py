@@ -37,6 +37,11 @@ LAYOUT = (
     f"pictures end in {' '.join(EXTENSIONS)}"
 )
 UNREADABLE = b"unreadable"  # what stands in a fingerprint for the content of such a file
+# No picture of the default data.max_pixels is larger, however it is stored.
+LARGEST_FILE = 1 << 30
+# Folders reached more than once, through links: two links to the next folder in each of 40 folders
+# make 2^40 paths.
+MOST_REVISITS = 1000
 
 
 class FileSplit(Split):
@@ -112,10 +117,15 @@ class FileSplit(Split):
             return UNREADABLE
 
     def _bytes(self, name: str) -> bytes:
+        path = self.root / name
         try:
-            return (self.root / name).read_bytes()
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size > LARGEST_FILE:
+                    raise UserError(f"cannot read {path}: {size:,} bytes are too many")
+                return file.read()
         except OSError as error:
-            raise UserError(f"cannot read {self.root / name}: {error.strerror}") from error
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def open_folder(root: pathlib.Path) -> Native:
@@ -204,7 +214,7 @@ def pictures_below(
     """Looks through a folder and the folders in it.
 
     Hidden files and folders are ignored. Links are followed, but never into a folder that the
-    search is already inside of.
+    search is already inside of, and not without end.
 
     Args:
       folder: where to look.
@@ -212,23 +222,34 @@ def pictures_below(
       above: device and inode of folders not to enter.
 
     Raises:
-      UserError: naming a folder that cannot be listed.
+      UserError: naming a folder that cannot be listed, or that links lead to over and over.
     """
     pictures: list[str] = []
     other: list[str] = []
     broken: list[str] = []
-    identity = _identity(folder)
-    for entry in _entries(folder) if identity not in above else ():
-        name = prefix + entry.name
-        if _is(entry, "dir"):
-            inside = pictures_below(pathlib.Path(entry.path), f"{name}/", above | {identity})
-            pictures += inside.pictures
-            other += inside.other
-            broken += inside.broken
-        elif not _is(entry, "file"):
-            broken.append(name)
-        else:
-            (pictures if is_picture(name) else other).append(name)
+    entered: set[tuple[int, int]] = set()
+    revisits = 0
+    waiting = [(folder, prefix, above)]  # not recursion: folders may be a thousand deep
+    while waiting:
+        here, prefix, above = waiting.pop()
+        identity = _identity(here)
+        if identity in above:
+            continue
+        revisits += identity in entered
+        if revisits > MOST_REVISITS:
+            raise UserError(
+                f"{folder}: links lead to the same folders again and again, last {prefix}; "
+                "remove some of these links"
+            )
+        entered.add(identity)
+        for entry in _entries(here):
+            name = prefix + entry.name
+            if _is(entry, "dir"):
+                waiting.append((pathlib.Path(entry.path), f"{name}/", above | {identity}))
+            elif not _is(entry, "file"):
+                broken.append(name)
+            else:
+                (pictures if is_picture(name) else other).append(name)
     return Below(*(tuple(sorted(names)) for names in (pictures, other, broken)))
 
 

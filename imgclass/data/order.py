@@ -22,28 +22,37 @@ def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
     return order
 
 
-def batch_indices(seed: int, n: int, batch_size: int, step: int) -> np.ndarray:
+def batch_indices(seed: int, n: int, batch_size: int, step: int, repeats: int = 1) -> np.ndarray:
     """Returns the examples of a training step.
 
-    Row r of step s stands at position p = s * batch_size + r of one endless stream: epoch p // n,
-    place p % n in that epoch's permutation. A batch may straddle two epochs, so none is cut short.
+    Row r of step s stands at position p = s * batch_size + r of one endless stream. With q =
+    p // repeats it holds place q % n of the permutation of epoch q // n: `repeats` rows running
+    hold one example, each augmented by its own key (Hoffer et al. 2020, arXiv:1901.09335). A batch
+    may straddle two epochs, so none is cut short.
+
+    The run's own epochs stay n rows long whatever `repeats` is, as with torchvision's sampler: one
+    of them then holds n / repeats different examples. There the rest of the permutation is thrown
+    away; here the next epoch goes on with it, so all are seen equally often.
 
     Args:
       seed: the run's seed.
       n: size of the training split.
       batch_size: rows of the global batch.
       step: updates done before this one.
+      repeats: rows that an example fills each time its turn comes.
 
     Returns:
       int64[batch_size], indices into the training split.
 
     >>> batch_indices(seed=0, n=4, batch_size=6, step=0)
     array([0, 2, 1, 3, 3, 2])
+    >>> batch_indices(seed=0, n=4, batch_size=6, step=0, repeats=2)
+    array([0, 0, 2, 2, 1, 1])
     >>> sorted(batch_indices(seed=0, n=4, batch_size=4, step=5).tolist())
     [0, 1, 2, 3]
     """
     positions = step * batch_size + np.arange(batch_size, dtype=np.int64)
-    epochs, places = np.divmod(positions, n)
+    epochs, places = np.divmod(positions // repeats, n)
     indices = np.empty(batch_size, np.int64)
     for epoch in np.unique(epochs):
         rows = epochs == epoch

@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 
 from imgclass.data.carve import TEST_TAG, VALIDATION_TAG, carve
+from imgclass.data.imbalance import long_tail
 from imgclass.data.source import ROLES, Native, Split
 from imgclass.data.splits import VALIDATION_NAMES, Subset, by_parent, select
 from imgclass.errors import UsageError
@@ -28,7 +29,7 @@ def assign_roles(
 
     Args:
       native: the data set.
-      data: the config; reads `*_split`, `*_fraction`, `split_seed` and `group_by`.
+      data: the config; reads `*_split`, `*_fraction`, `split_seed`, `group_by` and `long_tail`.
 
     Returns:
       roles: the splits by role.
@@ -67,6 +68,9 @@ def assign_roles(
             )
     _check_disjoint(roles, data)
     _carve_roles(roles, to_carve, data)
+    if data.long_tail > 1:  # what is held out stays as it is
+        kept = long_tail(roles["train"].labels, data.long_tail, data.split_seed)
+        roles["train"] = roles["train"].take(kept, "train")
     notes += _check_classes(native, roles)
     return {role: roles[role] for role in ROLES if role in roles}, tuple(notes)
 

@@ -94,9 +94,9 @@ def _rows(path: pathlib.Path) -> tuple[list[tuple[int, str, str, str]], bool]:
 
 
 def _check_files(path: pathlib.Path, rows: list[tuple[int, str, str, str]]) -> None:
-    missing = [(line, name) for line, name, _, _ in rows if not (path.parent / name).is_file()]
+    missing = [(line, name) for line, name, _, _ in rows if not os.path.isfile(path.parent / name)]
     if missing:
-        shown = ", ".join(f"{name} (line {line})" for line, name in missing[:3])
+        shown = ", ".join(f"{name[:100]} (line {line})" for line, name in missing[:3])
         more = ", ..." if len(missing) > 3 else ""
         raise UsageError(
             f"{path}: {len(missing)} of {len(rows)} files are missing: {shown}{more}; paths are "

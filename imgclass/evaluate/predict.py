@@ -55,8 +55,13 @@ def find_pictures(paths: Sequence[str]) -> list[str]:
 
 def _content(path: str) -> bytes:
     """Reads a file. A pipe or a device is refused: reading one may never end."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    about = os.stat(path)
+    if not stat.S_ISREG(about.st_mode):
         raise decode.BadImage("not a regular file")
+    if about.st_size > folder.LARGEST_FILE:
+        raise decode.BadImage(
+            f"{about.st_size:,} bytes; a picture has {folder.LARGEST_FILE:,} at most"
+        )
     return pathlib.Path(path).read_bytes()
 
 

@@ -15,6 +15,7 @@ from imgclass.data.preprocess import Preprocess
 from imgclass.errors import UsageError, UserError
 from imgclass.plan import make_plan
 from imgclass.state import eval_variables
+from imgclass.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,22 @@ def restore(folder: pathlib.Path, which: str = "best") -> Restored:
     assert found is not None
     state, record = found
     return Restored(folder, task, eval_variables(state), record["step"], data)
+
+
+def load_teacher(folder: str) -> Teacher | None:
+    """Returns a run's best weights as a teacher of another run, None where `folder` is ''.
+
+    Raises:
+      UserError: as `restore`.
+    """
+    if not folder:
+        return None
+    try:
+        found = restore(pathlib.Path(folder))
+    except UserError as error:
+        raise type(error)(f"loss.teacher: {error}") from None
+    logger.info("learning from %s, step %d", folder, found.step)
+    return Teacher(found.task.model, found.task.prepare, found.variables, found.task.class_names)
 
 
 def _step(saved: Checkpoints, steps: list[int], which: str, folder: pathlib.Path) -> int | None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+import jax
 import numpy as np
 
 from imgclass import metrics, parallel
@@ -21,12 +22,14 @@ def score(
       num_classes: with 2, class 1 is the positive one and 'auroc' is added.
 
     Returns:
-      'examples', 'loss' (nats), 'accuracy' and the others of `metrics.batch_sums`.
+      'examples', 'loss' (nats), 'accuracy' and the others of `metrics.batch_sums`, and
+      'balanced_accuracy'.
     """
     window = metrics.Window()
-    scores, labels = [], []
+    scores, labels, by_class = [], [], []
     for batch in batches:
         sums, probabilities = eval_step(variables, batch)
+        by_class.append(sums.pop("by_class"))
         window.add(sums)
         if num_classes == 2:
             host = parallel.fetch((probabilities, batch["label"], batch["mask"]))
@@ -35,6 +38,9 @@ def score(
             labels.append(truth[real])
     result: dict[str, float] = {"examples": window.counts().get("loss", 0)}
     result |= window.means()
+    if by_class:
+        right, counts = np.sum(jax.device_get(by_class), axis=0)
+        result["balanced_accuracy"] = metrics.balanced_accuracy(right, counts)
     if scores:
         result["auroc"] = metrics.auroc(np.concatenate(scores), np.concatenate(labels))
     return result

@@ -54,6 +54,12 @@ DATA: dict[str, Key | Duration] = {
         "it has one) stay on one side when splits are carved: patients, video tracks.",
         ANY,
     ),
+    "long_tail": Key(
+        1.0,
+        "Thin the training split out so that class sizes fall exponentially, the first class "
+        "this many times the last; by split_seed. 1 is off.",
+        at_least(1.0),
+    ),
     "image_key": Key("", "The tfds feature that is the picture; '' finds it.", ANY),
     "label_key": Key("", "The tfds feature that is the class; '' finds it.", ANY),
     "image_size": Key((64, 64), "Height and width the model sees, in pixels.", PIXELS),
@@ -108,6 +114,13 @@ DATA: dict[str, Key | Duration] = {
         "Largest decoded training split that 'auto' keeps on the device, and evaluation split "
         "that 'auto' and 'resident' keep decoded in host memory, MiB.",
         at_least(0),
+    ),
+    "sampling": Key(
+        "uniform",
+        "How often a class is trained on: 'uniform' over examples, as often as it occurs; "
+        "'balanced', all classes equally often; 'sqrt', by the root of its count. An epoch keeps "
+        "its length.",
+        one_of("uniform", "sqrt", "balanced"),
     ),
     "threads": Key(0, "Threads that read and decode; 0 is one per core.", at_least(0)),
     "prefetch": Key(

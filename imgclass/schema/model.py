@@ -14,6 +14,12 @@ from imgclass.schema.rules import (
 
 MODEL: dict[str, Key | Duration] = {
     "name": Key("cnn", "Which architecture: cnn, resnet18, resnet34, resnet50, ...", NOT_EMPTY),
+    "pretrained": Key(
+        "",
+        "Weights to begin with: a file (.safetensors, .pth, .weights.h5), a run folder, or a name "
+        "on the Hugging Face Hub ('timm/resnet50.a1_in1k'); '' is none.",
+        ANY,
+    ),
     "dtype": Key(
         "float32",
         "Arithmetic of convolutions and dense layers; parameters stay float32.",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -80,3 +81,19 @@ ANY = Rule("anything", lambda v: True)
 NOT_EMPTY = Rule("not empty", bool)
 COUNT = Rule("a whole number, 1 or more", lambda v: isinstance(v, int) and v >= 1)
 PIXELS = each(COUNT, sizes=(2,))
+TEXTS = Rule("any number of texts", lambda v: all(isinstance(text, str) for text in v))
+
+
+def factor_of(text: str) -> tuple[re.Pattern[str], float]:
+    """Returns the expression and the number of 'REGEX=FACTOR'. Raises ValueError if it is not."""
+    pattern, _, number = text.rpartition("=")
+    try:
+        factor = float(number)
+    except ValueError:
+        factor = math.nan
+    if not pattern or not 0.0 <= factor < math.inf:
+        raise ValueError(f"{text!r} is not 'REGEX=FACTOR', FACTOR a finite number, 0 or more")
+    try:
+        return re.compile(pattern), factor
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None

@@ -16,6 +16,18 @@ TRAIN: dict[str, Key | Duration] = {
         "A loss or gradient that is not finite: 'stop' the run, or 'skip' the update.",
         one_of("stop", "skip"),
     ),
+    "stall_seconds": Key(
+        1800.0,
+        "Without progress for so long, compiling included, the run ends with every thread's stack "
+        "and exit status 70; 0 is never.",
+        at_least(0),
+    ),
+    "stop_seconds": Key(
+        300.0,
+        "A run that SIGTERM or Ctrl-C asked to save and stop, and that has not after so long, ends "
+        "likewise; 0 is never.",
+        at_least(0),
+    ),
     "devices": Key(0, "Devices to use; 0 is all.", at_least(0)),
     "fsdp": Key(False, "Shard parameters and optimizer over devices, not only batches.", ANY),
 }
@@ -26,9 +38,15 @@ EVAL: dict[str, Key | Duration] = {
     "best_metric": Key(
         "accuracy",
         "What 'best' means, on validation.",
-        one_of("accuracy", "loss", "top5", "auroc"),
+        one_of("accuracy", "balanced_accuracy", "loss", "top5", "auroc"),
     ),
     "final_test": Key(False, "Evaluate the test split once, at the end.", ANY),
+    "tta": Key(
+        "none",
+        "final_test: also with the logits averaged over views of each picture: 'flip' is it and "
+        "its mirror image, 'flip_shift' those, and both moved by a pixel two ways.",
+        one_of("none", "flip", "flip_shift"),
+    ),
 }
 
 CHECKPOINT: dict[str, Key | Duration] = {

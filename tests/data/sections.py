@@ -15,6 +15,7 @@ def data_section(name, **changes) -> ml_collections.ConfigDict:
         "test_fraction": 0.1,
         "split_seed": 0,
         "group_by": "",
+        "long_tail": 1.0,
         "image_key": "",
         "label_key": "",
     }

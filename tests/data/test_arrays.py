@@ -1,6 +1,13 @@
+import io
+import pathlib
+import pickle
+import tracemalloc
+import zipfile
+
 import numpy as np
 import pytest
 
+from imgclass.data import arrays
 from imgclass.data.source import open_source
 from imgclass.errors import UsageError, UserError
 from tests.data.sections import data_section
@@ -12,9 +19,9 @@ def pictures(count, *shape):
     return np.ascontiguousarray(np.broadcast_to(filled, (count, *shape)))
 
 
-def save(tmp_path, **arrays):
+def save(tmp_path, **named):
     path = tmp_path / "set.npz"
-    np.savez(path, **arrays)
+    np.savez(path, **named)
     return path
 
 
@@ -129,3 +136,77 @@ def test_the_fingerprint_sees_pixels_and_labels(tmp_path):
     changed[3, 1, 1] += 1
     assert fingerprint(x, y) == fingerprint(x, y)
     assert len({fingerprint(x, y), fingerprint(changed, y), fingerprint(x, 1 - y)}) == 3
+
+
+def test_an_archive_larger_than_memory_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    """64 MiB of zeros in 64 KB, on a machine of 100 MB; 128 bytes of header each, 32 of labels."""
+    np.savez_compressed(tmp_path / "set.npz", x=pictures(4, 4096, 4096) * 0, y=FOUR)
+    assert (tmp_path / "set.npz").stat().st_size < 100_000
+    monkeypatch.setattr(arrays, "memory_bytes", lambda: 100_000_000)
+    words = r"set\.npz: 67,109,152 bytes unpacked, more than half of .*\(100,000,000 bytes\)"
+    tracemalloc.start()
+    with pytest.raises(UserError, match=words):
+        open_source(data_section(tmp_path / "set.npz"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+@pytest.mark.parametrize("shape", ["(99999999999, 4, 4)", "(-1, 4, 4)", "(4, 4", "4" * 9000])
+def test_a_header_that_lies_about_its_size(tmp_path, shape):
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    start = b"\x93NUMPY\x02\0" + len(header).to_bytes(4, "little") + header
+    with zipfile.ZipFile(tmp_path / "set.npz", "w") as archive:
+        archive.writestr("x.npy", start + bytes(64))
+        archive.writestr("y.npy", b"")
+    with pytest.raises(UserError, match=r"set\.npz (cannot be loaded|is damaged)"):
+        open_source(data_section(tmp_path / "set.npz"))
+
+
+class Opens:
+    """Unpickles to an open file: proof that it ran."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("class_names.npy", "Pickled objects are refused"),
+        ("more.npy", "Pickled objects are refused"),
+        ("more", "more is not an array"),  # a pickle alone
+    ],
+)
+def test_a_pickle_inside_is_not_run(tmp_path, name, words):
+    ran = tmp_path / "ran"
+    file = io.BytesIO()
+    np.save(file, np.array([Opens(str(ran))], object), allow_pickle=True)
+    content = file.getvalue() if name.endswith(".npy") else pickle.dumps(Opens(str(ran)))
+    np.savez(tmp_path / "set.npz", x=pictures(4, 2, 2), y=FOUR)
+    with zipfile.ZipFile(tmp_path / "set.npz", "a") as archive:
+        archive.writestr(name, content)
+    with pytest.raises(UsageError, match=words):
+        open_source(data_section(tmp_path / "set.npz"))
+    assert not ran.exists()
+    pickle.loads(pickle.dumps(Opens(str(ran)))).close()
+    assert ran.exists()  # where pickles are loaded it does
+
+
+def test_names_that_climb_out_of_an_archive_write_nothing(tmp_path):
+    inside = tmp_path / "a" / "b"
+    inside.mkdir(parents=True)
+    np.savez(inside / "set.npz", x=pictures(4, 2, 2), y=FOUR)
+    with zipfile.ZipFile(inside / "set.npz", "a") as archive:
+        for name in ("../../evil.npy", "/tmp/evil-of-imgclass.npy", "..\\evil.npy"):
+            file = io.BytesIO()
+            np.save(file, FOUR)
+            archive.writestr(name, file.getvalue())
+    before = sorted(tmp_path.rglob("*"))
+    source = open_source(data_section(inside / "set.npz", validation_split="", test_split=""))
+    assert len(source.splits["train"]) == 4
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not pathlib.Path("/tmp/evil-of-imgclass.npy").exists()

@@ -19,6 +19,7 @@ from tests import tiny
 
 PREPARE = Preprocess(image_size=(6, 5))
 TAKE = jax.jit(parallel.take_rows)
+READ = ArraySplit.read
 
 
 def array_split(n):
@@ -30,18 +31,18 @@ def file_split(root, n):
     return folder.open_folder(tiny.folder(root, "train", n)).splits["train"]
 
 
-def resident(split, batch_size, threads=1):
+def resident(split, batch_size, threads=1, repeats=1):
     return feed.ResidentFeed(
         split, PREPARE, (6, 5), seed=4, batch_size=batch_size,
-        put_all=lambda tree: tree, take=TAKE, threads=threads,
+        put_all=lambda tree: tree, take=TAKE, repeats=repeats, threads=threads,
     )  # fmt: skip
 
 
-def stream(split, batch_size, rows=None, threads=1, prefetch=1):
+def stream(split, batch_size, rows=None, threads=1, prefetch=1, repeats=1):
     return feed.StreamFeed(
         split, PREPARE, (6, 5), seed=4, batch_size=batch_size,
         rows=np.arange(batch_size) if rows is None else rows,
-        put=lambda batch: batch, threads=threads, prefetch=prefetch,
+        put=lambda batch: batch, repeats=repeats, threads=threads, prefetch=prefetch,
     )  # fmt: skip
 
 
@@ -63,6 +64,22 @@ def test_resident_and_stream_give_the_same_bits(tmp_path, threads, prefetch):
     for step in (3, 0, 100, 101, 7):  # a stream may be asked for any step
         assert_same(a.batch(step), b.batch(step))
     b.close()
+
+
+def test_repeats_are_rows_running_and_are_decoded_once(monkeypatch):
+    split = array_split(11)
+    a, b = resident(split, 7, repeats=3), stream(split, 7, repeats=3)
+    for step in range(6):
+        assert_same(a.batch(step), b.batch(step))
+    b.close()
+    c = stream(split, 7, repeats=3)
+    read = []
+    monkeypatch.setattr(ArraySplit, "read", lambda self, i: read.extend(i) or READ(self, i))
+    assert (
+        c._load(0)["index"].tolist() == np.repeat(order.permutation(4, 0, 11)[:3], 3)[:7].tolist()
+    )
+    assert sorted(read) == sorted(order.permutation(4, 0, 11)[:3].tolist())
+    c.close()
 
 
 def test_a_batch_is_the_pictures_of_its_step():

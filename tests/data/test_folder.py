@@ -2,6 +2,7 @@ import errno
 import io
 import os
 import pathlib
+import subprocess
 
 import numpy as np
 import PIL.Image
@@ -91,6 +92,58 @@ def test_link_loops_end(tmp_path):
     (tmp_path / "round").symlink_to("round")
     source = open_source(data_section(tmp_path, validation_split="", test_split=""))
     assert np.bincount(source.splits["train"].labels).tolist() == [2, 3]
+
+
+def test_links_that_multiply_end(tmp_path):
+    """Two links to the next folder in each of 30 are 2^30 paths to one picture."""
+    root = tmp_path / "root"
+    write(root, "a/1.png", "a/2.png", "b/1.png")
+    links = tmp_path / "links"
+    for depth in range(30):
+        (links / str(depth)).mkdir(parents=True)
+        for name in ("left", "right"):
+            (links / str(depth) / name).symlink_to(links / str(depth + 1))
+    (links / "30").mkdir()
+    write(links / "30", "picture.png")
+    (root / "a" / "more").symlink_to(links / "0")
+    with pytest.raises(UserError, match=r"/a: links lead to the same folders again and again"):
+        open_source(data_section(root))
+    (links / "0" / "right").unlink()
+    (links / "1" / "right").unlink()
+    for depth in range(2, 30):
+        (links / str(depth) / "left").unlink()
+    section = data_section(root, validation_split="", test_split="")
+    assert np.bincount(open_source(section).splits["train"].labels).tolist() == [3, 1]
+
+
+def test_folders_a_thousand_deep_are_searched(tmp_path, request):
+    # Python 3.11's own `shutil.rmtree`, with which pytest clears up, gives up at that depth.
+    request.addfinalizer(lambda: subprocess.run(["rm", "-r", str(tmp_path / "a")], check=True))
+    write(tmp_path, "a/1.png", "b/1.png")
+    before = os.getcwd()
+    try:
+        os.chdir(tmp_path / "a")
+        for _ in range(1500):
+            os.mkdir("d")
+            os.chdir("d")
+        os.symlink(tmp_path / "b" / "1.png", "deep.png")
+    finally:
+        os.chdir(before)
+    section = data_section(tmp_path, validation_split="", test_split="")
+    train = open_source(section).splits["train"]
+    assert [len(name) for name in train.example_names(range(3))] == [7, 2 + 2 * 1500 + 8, 7]
+    assert train.read([1])[0].image == (tmp_path / "b" / "1.png").read_bytes()
+
+
+def test_a_file_larger_than_any_picture_is_not_read(tmp_path):
+    """A terabyte of nothing, that takes no room on the disk."""
+    write(tmp_path, "a/1.png", "b/1.png")
+    os.truncate(tmp_path / "a" / "1.png", 1 << 40)
+    section = data_section(tmp_path, validation_split="", test_split="")
+    train = open_source(section).splits["train"]
+    assert train.fingerprint
+    with pytest.raises(UserError, match=r"a/1\.png: 1,099,511,627,776 bytes are too many"):
+        train.read([0])
 
 
 def test_pictures_below_any_folder(tmp_path):

@@ -101,3 +101,15 @@ def test_a_late_step_is_exact():
 def test_the_cached_permutation_cannot_be_spoiled():
     with pytest.raises(ValueError, match="read-only"):
         order.permutation(0, 0, 4)[0] = 1
+
+
+@pytest.mark.parametrize(("n", "batch_size", "repeats"), [(10, 4, 2), (7, 5, 3), (6, 12, 4)])
+def test_repeats_are_the_same_stream_with_each_example_so_often(n, batch_size, repeats):
+    steps = -(-3 * n * repeats // batch_size)
+    rows = [order.batch_indices(2, n, batch_size, k, repeats) for k in range(steps)]
+    got = np.concatenate(rows)[: 3 * n * repeats].reshape(3 * n, repeats)
+    once = np.concatenate([order.permutation(2, epoch, n) for epoch in range(3)])
+    assert (got == once[:, None]).all()
+    # An epoch of n rows: n / repeats examples, rounded up where the last one is not finished.
+    epoch = got.reshape(-1)[:n]
+    assert len(set(epoch.tolist())) == -(-n // repeats)

@@ -91,6 +91,12 @@ def test_missing_files_are_counted_and_the_first_named(tmp_path):
         opened(table(tmp_path, "path,label\n" + ROWS + rows))
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "p/" * 3000 + "a.png", "p/\0a.png", "p", "/dev/zero"])
+def test_names_that_no_file_can_have_are_missing_files(tmp_path, name):
+    with pytest.raises(UsageError, match="1 of 5 files are missing"):
+        opened(table(tmp_path, "path,label\n" + "".join([ROWS, f"{name},1\n"])))
+
+
 def test_other_encodings_are_refused(tmp_path):
     path = table(tmp_path, "path,label\np/a.png,ä\n", encoding="latin-1")
     with pytest.raises(UsageError, match="is not UTF-8 text"):

@@ -85,7 +85,7 @@ def test_three_batches_of_two_classes():
     ]
     found = scored(2, batches)
     assert found.keys() == {
-        "examples", "loss", "accuracy", "sensitivity", "specificity", "auroc",
+        "examples", "loss", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc",
     }  # fmt: skip
     assert found["examples"] == 9
     # 5 ln(4/3) + 2 ln 4 + 2 ln 2 = 16 ln 2 - 5 ln 3 = 11.090355 - 5.493061.
@@ -93,6 +93,7 @@ def test_three_batches_of_two_classes():
     assert found["accuracy"] == pytest.approx(6 / 9, rel=1e-12)
     assert found["sensitivity"] == pytest.approx(2 / 4, rel=1e-12)
     assert found["specificity"] == pytest.approx(4 / 5, rel=1e-12)
+    assert found["balanced_accuracy"] == pytest.approx((2 / 4 + 4 / 5) / 2, rel=1e-12)
     # Positives score 3/4, 1/4, 3/4, 1/2 and negatives 1/4, 3/4, 1/4, 1/2, 1/4. Each 3/4 wins
     # against four and ties with one; 1/4 ties with three; 1/2 wins against three and ties with one.
     assert found["auroc"] == pytest.approx((2 * 4.5 + 1.5 + 3.5) / 20, rel=1e-12)
@@ -101,11 +102,13 @@ def test_three_batches_of_two_classes():
 def test_three_classes_have_no_curve():
     # softmax([ln 3, 0, 0]) = [3/5, 1/5, 1/5].
     found = scored(3, [batch([0, 1], [0, 0], 2), batch([2, 2], [2, 1], 1)])
-    assert found.keys() == {"examples", "loss", "accuracy"}
+    assert found.keys() == {"examples", "loss", "accuracy", "balanced_accuracy"}
     assert found["examples"] == 3
     expected = (2 * math.log(5 / 3) + math.log(5)) / 3
     assert found["loss"] == pytest.approx(expected, rel=1e-6)
     assert found["accuracy"] == pytest.approx(2 / 3, rel=1e-12)
+    # Half of class 0, all of class 2; class 1 has no picture, and no say.
+    assert found["balanced_accuracy"] == pytest.approx(0.75, rel=1e-12)
 
 
 def test_a_picture_that_gives_nan_is_wrong_and_shows_in_the_loss_unless_it_is_padding():
@@ -123,6 +126,7 @@ def test_a_picture_that_gives_nan_is_wrong_and_shows_in_the_loss_unless_it_is_pa
 
     assert scored(1) == {
         "examples": 1, "loss": pytest.approx(math.log(5 / 3), rel=1e-6), "accuracy": 1.0,
+        "balanced_accuracy": 1.0,
     }  # fmt: skip
     assert math.isnan(scored(2)["loss"])
     assert scored(2)["accuracy"] == 0.5

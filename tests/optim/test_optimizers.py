@@ -1,4 +1,4 @@
-"""Schedules by hand at their boundaries; optimizers against NumPy loops, optax and Keras."""
+"""Optimizers against NumPy loops, optax and Keras."""
 
 import math
 
@@ -8,8 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from imgclass import config, optim
+from imgclass import optim
 from imgclass.errors import UsageError
+from tests.optim.sections import section
 
 
 def at_rate(cfg, rate):
@@ -17,124 +18,12 @@ def at_rate(cfg, rate):
     return optax.chain(optim.create(cfg), optax.scale_by_learning_rate(rate))
 
 
-def section(**changes):
-    cfg = config.defaults().optim
-    cfg.update(changes)
-    return cfg
+def test_an_unknown_optimizer_is_refused():
+    with pytest.raises(UsageError, match=r"optim\.name='prodigy' is not one of"):
+        optim.create(section(name="prodigy"))
 
 
-HALF = math.sqrt(0.5)  # cos(pi/4)
-
-# (settings, total, warm-up, {step: learning rate}); the peak is 1 throughout.
-SCHEDULES = {
-    "constant": ({"schedule": "constant"}, 10, 0, {0: 1, 5: 1, 9: 1, 10: 1, 99: 1}),
-    # 1/4 at 0, 1 at 4, so 3/16 a step.
-    "constant_warm": (
-        {"schedule": "constant"},
-        10,
-        4,
-        {0: 0.25, 1: 0.4375, 2: 0.625, 3: 0.8125, 4: 1, 5: 1, 9: 1},
-    ),
-    "warm_of_one_step": ({"schedule": "constant"}, 10, 1, {0: 1, 1: 1}),
-    "warm_to_the_end": ({"schedule": "cosine"}, 4, 4, {0: 0.25, 3: 0.8125, 4: 1, 5: 0, 6: 0}),
-    "step": (
-        {"schedule": "step", "step_at": (0.5, 0.75), "step_factor": 0.1},
-        20,
-        0,
-        {0: 1, 9: 1, 10: 0.1, 14: 0.1, 15: 0.01, 19: 0.01, 50: 0.01},
-    ),
-    # Fractions are of the whole run: the drop stays at 10, not 2 + 9.
-    "step_warm": (
-        {"schedule": "step", "step_at": (0.5,), "step_factor": 0.5},
-        20,
-        2,
-        {0: 0.5, 1: 0.75, 2: 1, 9: 1, 10: 0.5},
-    ),
-    "step_twice_at_once": (
-        {"schedule": "step", "step_at": (0.5, 0.5), "step_factor": 0.5},
-        4,
-        0,
-        {1: 1, 2: 0.25},
-    ),
-    "step_inside_the_warm_up": (
-        {"schedule": "step", "step_at": (0.1,), "step_factor": 0.5},
-        20,
-        4,
-        {2: 0.625, 3: 0.8125, 4: 0.5},
-    ),
-    "step_nowhere": ({"schedule": "step", "step_at": ()}, 4, 0, {0: 1, 4: 1}),
-    # (1 + cos(pi u)) / 2 at u = 0, 1/4, 1/2, 3/4, 1.
-    "cosine": (
-        {"schedule": "cosine"},
-        8,
-        0,
-        {0: 1, 2: (1 + HALF) / 2, 4: 0.5, 6: (1 - HALF) / 2, 8: 0, 9: 0},
-    ),
-    # 0.2 + 0.8 * the same, from step 2 to 10.
-    "cosine_warm_end": (
-        {"schedule": "cosine", "end_factor": 0.2},
-        10,
-        2,
-        {0: 0.5, 1: 0.75, 2: 1, 4: 0.6 + 0.4 * HALF, 6: 0.6, 10: 0.2, 11: 0.2},
-    ),
-    "linear": (
-        {"schedule": "linear", "end_factor": 0.5},
-        10,
-        2,
-        {0: 0.5, 1: 0.75, 2: 1, 3: 0.9375, 6: 0.75, 9: 0.5625, 10: 0.5, 30: 0.5},
-    ),
-    # Rises over the first 0.3 * 20 = 6 steps from 0.04: half way is 0.52. Falls over 14.
-    "one_cycle": (
-        {"schedule": "one_cycle"},
-        20,
-        0,
-        {0: 0.04, 3: 0.52, 6: 1, 13: 0.50005, 20: 1e-4, 21: 1e-4},
-    ),
-    "one_cycle_warm": (
-        {"schedule": "one_cycle"},
-        12,
-        4,
-        {0: 0.04, 1: 0.52 - 0.48 * HALF, 2: 0.52, 4: 1, 8: 0.50005, 12: 1e-4},
-    ),
-}
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_schedule_by_hand(name):
-    changes, total, warmup, table = SCHEDULES[name]
-    at = jax.jit(optim.schedule(section(lr=1.0, **changes), total, warmup))
-    for step, expected in table.items():
-        rate = at(jnp.int32(step))
-        assert rate.dtype == jnp.float32
-        assert rate.shape == ()
-        # 2e-7 absolute: float32 cosines end within an ulp of 1 of their mark.
-        np.testing.assert_allclose(rate, expected, rtol=2e-6, atol=2e-7, err_msg=f"step {step}")
-
-
-def test_schedule_scales_with_the_peak_and_takes_plain_ints():
-    at = optim.schedule(section(lr=0.4, schedule="linear"), 10, 2)
-    np.testing.assert_allclose([at(0), at(1), at(2), at(6)], [0.2, 0.3, 0.4, 0.2], rtol=1e-6)
-
-
-def test_schedule_refuses_a_warm_up_longer_than_the_run():
-    with pytest.raises(UsageError, match=r"optim\.warmup is 30 steps but the run has 20"):
-        optim.schedule(section(), 20, 30)
-
-
-def test_unknown_names_are_refused():
-    with pytest.raises(UsageError, match=r"optim\.schedule='poly' is not one of"):
-        optim.schedule(section(schedule="poly"), 10, 0)
-    with pytest.raises(UsageError, match=r"optim\.name='lion' is not one of"):
-        optim.create(section(name="lion"))
-
-
-def test_a_bad_no_decay_pattern_is_refused_at_once():
-    with pytest.raises(UsageError, match=r"optim.no_decay='\(' is not a regular expression"):
-        optim.create(section(no_decay="("))
-
-
-# --- Optimizers. `layer/bias` must never be decayed by the default pattern. ---
-
+# `layer/bias` must never be decayed by the default pattern.
 STEPS = 6
 
 
@@ -258,6 +147,50 @@ def test_rmsprop_is_the_torch_form(momentum):
     assert_same(run(cfg), loop(step))
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_rmsprop_in_tensorflows_form_starts_at_one_and_has_eps_inside_the_root(momentum):
+    def step(w, g, memory, t, decays):
+        g = g + (0.3 * w if decays else 0.0)
+        memory["s"] = 0.7 * memory.get("s", 1.0) + 0.3 * g * g
+        memory["v"] = momentum * memory.get("v", 0.0) + g / np.sqrt(memory["s"] + 0.5)
+        return w - rate(t) * memory["v"]
+
+    changes = {"rmsprop_decay": 0.7, "eps": 0.5, "momentum": momentum, "weight_decay": 0.3}
+    assert_same(run(section(name="rmsprop", rmsprop_tf=True, **changes)), loop(step))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_lars_moves_each_decayed_array_by_its_norm(decay):
+    def step(w, g, memory, t, decays):
+        if decays:
+            size = np.linalg.norm(w)
+            trust = 0.02 * size / (np.linalg.norm(g) + decay * size)
+            g = trust * (g + decay * w)
+        memory["v"] = 0.9 * memory.get("v", 0.0) + g
+        return w - rate(t) * memory["v"]
+
+    assert_same(run(section(name="lars", lars_coefficient=0.02, weight_decay=decay)), loop(step))
+
+
+def test_lars_takes_the_plain_step_where_a_norm_is_zero():
+    cfg = section(name="lars", momentum=0.0)
+    tx = optim.create(cfg)
+    params = {"new": jnp.zeros(2), "still": jnp.ones(2)}
+    grads = {"new": jnp.array([1.0, -2.0]), "still": jnp.zeros(2)}
+    updates, _ = tx.update(grads, tx.init(params), params)
+    np.testing.assert_array_equal(updates["new"], [1.0, -2.0])
+    np.testing.assert_array_equal(updates["still"], [0.0, 0.0])
+
+
+def test_lion_moves_by_signs():
+    def step(w, g, memory, t, decays):
+        m = memory.get("m", 0.0)
+        memory["m"] = 0.95 * m + 0.05 * g
+        return w - rate(t) * (np.sign(0.8 * m + 0.2 * g) + (0.3 * w if decays else 0.0))
+
+    assert_same(run(section(name="lion", weight_decay=0.3, **BETAS)), loop(step))
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "lamb"])
 def test_without_eps_hat_it_is_optax(name):
     # Rates within an ulp of 0.01 move weights of size 1, so 5e-7 is a few ulps.
@@ -310,23 +243,6 @@ def test_eps_hat_is_keras_adam(monkeypatch):
     assert np.abs(ours(False) - expected).max() > 1e-4
 
 
-def test_decay_mask_by_path():
-    params = {
-        "bias_net": {"kernel": 0.0, "bias": 0.0},
-        "norm": {"scale": 0.0, "bias": 0.0},
-        "scaled": {"prescale": 0.0},
-    }
-    default = optim.decay_mask(params, config.defaults().optim.no_decay)
-    assert default == {
-        "bias_net": {"kernel": True, "bias": False},
-        "norm": {"scale": False, "bias": False},
-        "scaled": {"prescale": True},
-    }
-    assert all(jax.tree.leaves(optim.decay_mask(params, "")))
-    assert optim.decay_mask(params, "^norm/")["norm"] == {"scale": False, "bias": False}
-    assert optim.decay_mask(params, "^norm/")["bias_net"] == {"kernel": True, "bias": True}
-
-
 def test_clipping_is_over_all_parameters_together():
     # Norm of (3, 4) is 5: clipped to 1 the step is (0.6, 0.8). At norm 10 nothing happens.
     params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
@@ -338,7 +254,7 @@ def test_clipping_is_over_all_parameters_together():
         np.testing.assert_allclose([updates["a"][0], updates["b"][0]], expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "lamb", "rmsprop"])
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "lamb", "lars", "lion", "rmsprop"])
 def test_the_state_alone_carries_the_schedule(name):
     # A state flattened to arrays and rebuilt with a new transformation goes on at the same rate.
     cfg = section(name=name, schedule="cosine", weight_decay=0.1, eps_hat=name == "adam")
@@ -355,12 +271,3 @@ def test_the_state_alone_carries_the_schedule(name):
     rebuilt = jax.tree.unflatten(jax.tree.structure(again.init(params)), leaves)
     got, _ = again.update(grads, jax.tree.map(jnp.asarray, rebuilt), params)
     np.testing.assert_array_equal(got["kernel"], expected["kernel"])
-
-
-def test_ema_by_hand():
-    # 0.9 * 1 + 0.1 * 2 = 1.1, then 0.9 * 1.1 + 0.1 * 2 = 1.19.
-    ema, new = {"w": jnp.array([1.0])}, {"w": jnp.array([2.0])}
-    once = optim.ema_update(ema, new, 0.9)
-    np.testing.assert_allclose(once["w"], [1.1], rtol=1e-6)
-    np.testing.assert_allclose(optim.ema_update(once, new, 0.9)["w"], [1.19], rtol=1e-6)
-    np.testing.assert_array_equal(optim.ema_update(ema, new, 0.0)["w"], [2.0])

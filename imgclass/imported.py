@@ -1,0 +1,160 @@
+"""A run folder made of weights from elsewhere, so that evaluate, predict and export work on it.
+
+What pictures go through comes from the config's data section; `defaults` fills it with what the
+weights were published with, where that is known. Nothing is trained.
+"""
+
+import json
+import logging
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+
+from imgclass import build, checkpoint, files, models, parallel, pretrained, run, train
+from imgclass import config as config_lib
+from imgclass.data import dataset, preprocess
+from imgclass.errors import UsageError
+from imgclass.models import weight_files, weights
+
+logger = logging.getLogger(__name__)
+
+# What data.name says where there are no data.
+NO_DATA = "none"
+
+_IMAGENET: dict[str, Any] = {
+    "resize": "crop",
+    "crop_fraction": 0.875,
+    "standardize": "given",
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+}
+# By the library that the tensors' names are of: what its weights mostly expect.
+_PUBLISHED: dict[str, dict[str, Any]] = {
+    "torchvision": _IMAGENET | {"interpolation": "bilinear"},
+    "timm": _IMAGENET | {"interpolation": "bicubic"},
+    "efficientnet_lite_pytorch": _IMAGENET
+    | {"interpolation": "bicubic", "mean": (127 / 255,) * 3, "std": (128 / 255,) * 3},
+}
+
+
+def defaults(config: ml_collections.ConfigDict, source: pathlib.Path, library: str) -> dict:
+    """Returns how pictures are prepared for published weights, as keys of the data section.
+
+    Args:
+      config: gives the model's name.
+      source: the file; timm keeps a config.json beside it that says exactly.
+      library: whose names the tensors have; one that is not known gives nothing.
+    """
+    if library not in _PUBLISHED:
+        return {}
+    side = models.input_size(config.model.name)
+    found = _PUBLISHED[library] | {"image_size": (side, side)}
+    beside = source.with_name("config.json")
+    try:
+        stored = json.loads(beside.read_text())["pretrained_cfg"]
+        found |= {
+            "image_size": tuple(stored["input_size"][1:]),
+            "crop_fraction": stored["crop_pct"],
+            "interpolation": stored["interpolation"],
+            "mean": tuple(stored["mean"]),
+            "std": tuple(stored["std"]),
+        }
+    except (OSError, ValueError, LookupError, TypeError):
+        return found
+    logger.info("%s: says how pictures are prepared", beside)
+    return found
+
+
+def make_run(
+    folder: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    class_names: tuple[str, ...] | None,
+    given: frozenset[str] = frozenset(),
+) -> dict[str, Any]:
+    """Makes a run folder of the weights that model.pretrained means, as its checkpoint of step 0.
+
+    Args:
+      folder: must not hold a run.
+      config: model.name and model.pretrained, and how pictures are prepared.
+      class_names: by label; None where config.data is a data set that has them. Without a data
+        set nothing can be evaluated, only predicted.
+      given: keys of the data section that are meant as they stand; the others are filled in by
+        `defaults`.
+
+    Returns:
+      'library', 'sha256', 'classes', 'parameters', and 'preprocess' as in data.json.
+
+    Raises:
+      UsageError: the weights do not fit the model or the classes, or the folder is taken.
+      UserError: a file cannot be read or written.
+    """
+    if (folder / "config.json").exists():
+        raise UsageError(f"{folder} holds a run already; give another --output")
+    config = _filled(config, given)
+    data = dataset.open_dataset(config) if class_names is None else None
+    names = data.source.class_names if data else class_names
+    assert names is not None
+    prepare = data.prepare if data else preprocess.from_config(config.data)
+    mesh = parallel.make_mesh(1, config.train.batch_size)
+    task = build.make(config, names, prepare, mesh, 1, 0)
+    first = pretrained.load(config, task.model, names, prepare)
+    assert first is not None
+    if first.record["head"] == "new":
+        raise UsageError(
+            f"{config.model.pretrained}: its head is not one for {len(names)} classes. To train a "
+            "new head begin a run with --config.model.pretrained"
+        )
+    state = task.initial_state(pretrained=first.arrays)
+    described = dataset.describe(data) if data else _no_data(names, prepare)
+    with run.locked(folder), checkpoint.Checkpoints(folder / "checkpoints") as saved:
+        files.write_atomically(folder / "config.json", config_lib.to_json(config))
+        run.write_json(folder / "data.json", described)
+        run.record_start(folder, {"pretrained": first.record})
+        saved.save(0, state, train.Progress().record(), None)
+    return {
+        "library": first.record["library"],
+        "sha256": first.record["sha256"],
+        "classes": len(names),
+        "parameters": models.count_parameters(state.params),
+        "preprocess": prepare.to_json(),
+    }
+
+
+def _filled(config: ml_collections.ConfigDict, given: frozenset[str]) -> ml_collections.ConfigDict:
+    """Returns the checked config of a run that is not trained, its data section filled in."""
+    source = pretrained.find(config.model.pretrained)
+    tensors = weight_files.read(source).tensors
+    side = models.input_size(config.model.name)
+    model = models.create(config.model, 2, (side, side, config.data.channels))
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    library = weights.library_of(config.model.name, shapes, tensors)
+    filled = config.copy_and_resolve_references()
+    for key, value in defaults(config, source, library).items():
+        if key not in given:
+            filled.data[key] = value
+    # One that keeps nothing beside the weights; a total that needs no examples.
+    filled.optim.update(name="sgd", momentum=0.0)
+    filled.train.total_steps = 1
+    filled = config_lib.resolve(filled)
+    config_lib.check(filled)
+    return filled
+
+
+def _no_data(class_names: tuple[str, ...], prepare: preprocess.Preprocess) -> dict[str, Any]:
+    """Returns what `dataset.describe` would of a data set without pictures."""
+    empty = {
+        "examples": 0,
+        "class_counts": [0] * len(class_names),
+        "fingerprint": "",
+        "fingerprint_kind": "none",
+        "bad_files": [],
+    }
+    return {
+        "name": NO_DATA,
+        "kind": NO_DATA,
+        "class_names": list(class_names),
+        "splits": {"train": empty},
+        "preprocess": prepare.to_json(),
+    }
