@@ -20,6 +20,11 @@ Pads = tuple[tuple[int, int], tuple[int, int]]
 def conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
     """Convolves each channel with its own filter, as `layers.conv` does.
 
+    On two loaded CPU cores the fast form took, by shape of eight, a 13th to a 185th of the grouped
+    convolution's time for the value and a 9th to a 129th for the gradients; a training step of
+    mobilenet_v3_small at 224 pixels took a third, inference of efficientnet_lite0 a quarter.
+    Compiling that step for 32 pixels took 1.3 times the processor time.
+
     Derivatives are for reverse mode, of any order; there are none in forward mode.
 
     Args:

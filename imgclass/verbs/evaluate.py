@@ -41,5 +41,5 @@ def evaluate(args: argparse.Namespace) -> int:
         print(f"{args.run}, step {found.step}, {args.split}, {figures['examples']:,} pictures")
         for name, value in figures.items():
             if name != "examples":
-                print(f"  {name:12s} {value:.4f}")
+                print(f"  {name:18s} {value:.4f}")
     return 0

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from imgclass import models
 from imgclass.models import layers
 
 CHANNELS = 4
@@ -166,3 +168,16 @@ def test_only_depthwise_and_on_cpu_there_is_no_convolution(
 ):
     text = program(platform, in_channels, out_channels, groups)
     assert text.count("stablehlo.convolution") == convolutions
+
+
+class OneLayer(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        x = layers.Conv(4, 3, padding=1, groups=4, name="conv")(x)
+        pooled = layers.global_mean(x)
+        return pooled, {"stages": {"x": x}, "last_map": x, "pooled": pooled}
+
+
+def test_multiply_adds_are_counted_once():
+    # 6x6 places, 4 channels, 9 taps, whichever of the forms will run.
+    assert models.multiply_adds(models.Model(OneLayer(), (6, 6, 4))) == 36 * 4 * 9
