@@ -82,13 +82,23 @@ class Bench:
             config, names, self.opened.prepare, self._mesh, whole.total, whole.warmup, counts
         )
 
+    def _make_advance(self, task: build.Task) -> tuple[int, Callable[..., tuple[Any, Any]]]:
+        """Returns n, and (state, indices i32[n, B], how many of them) -> (state, metrics)."""
+        if jax.default_backend() == "cpu":  # where loops over convolutions are slow
+            rows = parallel.rows_sharding(self._mesh)
+            step, take = task.jitted_train_step(), jax.jit(parallel.take_rows, out_shardings=rows)
+            return 1, lambda state, indices, _: step(state, take(self._examples, indices[0]))
+        steps = task.jitted_train_steps(64)
+        return 64, lambda state, indices, count: steps(
+            state, self._examples, indices, np.int32(count)
+        )
+
     def make_run(self, method: str) -> Callable[[int], dict[str, float]]:
         """Returns seed -> the test split's metrics. The first call compiles."""
         config = experiment(self._data, self._folder, self._changes | METHODS[method])
         task, train = self._task(config), self.opened.splits["train"]
-        # Loops over convolutions are slow on a CPU, and dispatches on anything else.
-        most = 1 if jax.default_backend() == "cpu" else 64
-        steps, evaluate = task.jitted_train_steps(most), task.jitted_eval_step()
+        most, advance = self._make_advance(task)
+        evaluate = task.jitted_eval_step()
 
         def run(seed: int) -> dict[str, float]:
             began = time.perf_counter()
@@ -99,9 +109,8 @@ class Bench:
             for first in range(0, task.total_steps, most):
                 count = min(most, task.total_steps - first)
                 rows = [order(first + min(i, count - 1)) for i in range(most)]
-                indices = np.stack(rows).astype(np.int32)
-                state, metrics = steps(state, self._examples, indices, np.int32(count))
-                if not np.asarray(metrics["finite"])[:count].all():
+                state, metrics = advance(state, np.stack(rows).astype(np.int32), count)
+                if not np.atleast_1d(metrics["finite"])[:count].all():
                     raise FloatingPointError(f"{method}, seed {seed}: a loss is not finite")
             names = self.opened.source.class_names
             found = score.score(evaluate, eval_variables(state), self._test, len(names))

@@ -4,9 +4,10 @@
 to an example depends on (seed, step, row) alone, not on the other rows; only mixup and cutmix join
 rows. Another layout of the batch over devices makes the same crops, flips, cuts and pastes bit for
 bit; blended values (colour, resampling, mixup) may differ in the last place, as XLA rounds a fused
-multiply-add once. Each operation draws from its own branch of the row's key, so switching one on
-leaves the draws of the others as they were, and one that is off is not in the compiled program at
-all. Nothing here decodes, standardises or is used in evaluation.
+multiply-add once, and a policy's, which are cut to whole levels, by a level here and there. Each
+operation draws from its own branch of the row's key, so switching one on leaves the draws of the
+others as they were, and one that is off is not in the compiled program at all. Nothing here
+decodes, standardises or is used in evaluation.
 """
 
 from typing import Any

@@ -39,7 +39,7 @@ def imagenet() -> tuple[str, ...]:
     """Returns the classes of ILSVRC 2012 by label, such as 'n01440764 tench'.
 
     Labels are in the order of the WordNet ids, as everywhere. The words are the first of each
-    synset; they repeat ('crane'), the ids do not. Both lists come with tensorflow_datasets.
+    synset; they repeat ('maillot'), the ids do not. Both lists come with tensorflow_datasets.
     """
     from tensorflow_datasets.datasets.siscore import labels
 

@@ -1,10 +1,9 @@
 """The operations that augmentation policies choose from, with Pillow's arithmetic.
 
 Pictures are levels: f32[h, w, C] of whole numbers from 0 to 255. Under `vmap` every row may do
-another operation, and a choice between branches would compute them all. So there is one path for
-all: a warp, then a table looked up, then a blend, of which an operation sets one and leaves the
-others as they change nothing. One operation costs a picture one warp, one histogram and a 3 x 3
-filter, whichever it is. Which operation, and how much of it, is for `policies.py`.
+another operation, and a choice between branches computes them all. So what operations share is
+done once for all of them: one warp, one histogram and one 3 x 3 filter a picture, whichever its
+operation is. Which operation, and how much of it, is for `policies.py`.
 """
 
 import jax
@@ -50,9 +49,14 @@ def operate(
     Returns:
       f32[h, w, C], whole levels.
     """
-    image = _warped(image, operation, amount, fill, interpolation)
-    image = _looked_up(image, _tables(image, operation, amount))
-    return _blended(image, operation, amount)
+    # Side by side and not one after the other: XLA would compute each again for every pixel of the
+    # next that asks for it, five times slower on a CPU.
+    warped = _warped(image, operation, amount, fill, interpolation)
+    blended = _blended(image, operation, amount)
+    mapped = _mapped(image, operation, amount)
+    moves = (operation >= NUMBER["shear_x"]) & (operation <= NUMBER["rotate"])
+    maps = operation >= NUMBER["posterize"]
+    return jnp.where(moves, warped, jnp.where(maps, mapped, blended))
 
 
 def _is(operation: jax.Array, name: str) -> jax.Array:
@@ -76,55 +80,45 @@ def _warped(
     return jnp.floor(warp.warp(image, affine, fill, interpolation))  # as Pillow casts
 
 
-def _tables(image: jax.Array, operation: jax.Array, amount: jax.Array) -> jax.Array:
-    """f32[C, 256]: what each level of a channel becomes."""
-    level = jnp.arange(_LEVELS, dtype=jnp.float32)[None, :]
+def _mapped(image: jax.Array, operation: jax.Array, amount: jax.Array) -> jax.Array:
+    """What a level becomes by itself, or by how often each occurs in its channel."""
     unit = jnp.exp2(8.0 - amount)
-    table = jnp.broadcast_to(level, (image.shape[2], _LEVELS))
+    mapped = image
     for name, other in (
-        ("posterize", jnp.floor(level / unit) * unit),
-        ("solarize", jnp.where(level < amount, level, 255.0 - level)),
-        ("solarize_add", jnp.where(level < 128.0, jnp.minimum(level + amount, 255.0), level)),
-        ("invert", 255.0 - level),
-        ("autocontrast", _stretched(image, level)),
+        ("posterize", jnp.floor(image / unit) * unit),
+        ("solarize", jnp.where(image < amount, image, 255.0 - image)),
+        ("solarize_add", jnp.where(image < 128.0, jnp.minimum(image + amount, 255.0), image)),
+        ("invert", 255.0 - image),
+        ("autocontrast", _stretched(image)),
         ("equalize", _equalized(image)),
     ):
-        table = jnp.where(_is(operation, name), other, table)
-    return table
+        mapped = jnp.where(_is(operation, name), other, mapped)
+    return mapped
 
 
-def _stretched(image: jax.Array, level: jax.Array) -> jax.Array:
-    """f32[C, 256]: from the least level to black and from the greatest to white."""
-    low, high = (end(image, axis=(0, 1))[:, None].astype(jnp.int32) for end in (jnp.min, jnp.max))
-    level = level.astype(jnp.int32)
+def _stretched(image: jax.Array) -> jax.Array:
+    """Each channel from its least level to black and from its greatest to white."""
+    level = image.astype(jnp.int32)
+    low, high = (end(level, axis=(0, 1), keepdims=True) for end in (jnp.min, jnp.max))
     # In whole numbers: Pillow multiplies by a rounded scale, and is now and then a level lower.
-    stretched = jnp.clip((level - low) * 255 // jnp.maximum(high - low, 1), 0, 255)
+    stretched = (level - low) * 255 // jnp.maximum(high - low, 1)
     return jnp.where(high > low, stretched, level).astype(jnp.float32)
 
 
 def _equalized(image: jax.Array) -> jax.Array:
-    """f32[C, 256]: the table that spreads a channel's levels evenly."""
+    """Each channel's levels spread evenly."""
     channels = image.shape[2]
+    starts = _LEVELS * jnp.arange(channels, dtype=jnp.int32)[None, None, :]
+    level = image.astype(jnp.int32)
     counts = jnp.zeros(_LEVELS * channels, jnp.int32)
-    counts = counts.at[_places(image).reshape(-1)].add(1, mode="promise_in_bounds")
-    counts = counts.reshape(channels, _LEVELS)
-    greatest = jnp.max(image, axis=(0, 1)).astype(jnp.int32)
-    last = jnp.take_along_axis(counts, greatest[:, None], axis=1)
-    step = (jnp.sum(counts, axis=1, keepdims=True) - last) // 255
-    below = jnp.cumsum(counts, axis=1) - counts
-    table = jnp.minimum((step // 2 + below) // jnp.maximum(step, 1), 255)
-    level = jnp.arange(_LEVELS, dtype=jnp.int32)[None, :]
-    return jnp.where(step > 0, table, level).astype(jnp.float32)
-
-
-def _looked_up(image: jax.Array, tables: jax.Array) -> jax.Array:
-    return tables.reshape(-1).at[_places(image)].get(mode="promise_in_bounds")
-
-
-def _places(image: jax.Array) -> jax.Array:
-    """i32[h, w, C]: where each level stands in the tables of all channels, one after the other."""
-    starts = _LEVELS * jnp.arange(image.shape[2], dtype=jnp.int32)
-    return image.astype(jnp.int32) + starts[None, None, :]
+    counts = counts.at[(level + starts).reshape(-1)].add(1, mode="promise_in_bounds")
+    below = jnp.cumsum(counts.reshape(channels, _LEVELS), axis=1).reshape(-1) - counts
+    greatest = jnp.max(level, axis=(0, 1), keepdims=True)
+    # As many pixels as are not of the greatest level, over 255 steps.
+    step = below.at[greatest + starts].get(mode="promise_in_bounds") // 255
+    darker = below.at[level + starts].get(mode="promise_in_bounds")
+    equalized = jnp.minimum((step // 2 + darker) // jnp.maximum(step, 1), 255)
+    return jnp.where(step > 0, equalized, level).astype(jnp.float32)
 
 
 def _blended(image: jax.Array, operation: jax.Array, amount: jax.Array) -> jax.Array:

@@ -12,7 +12,8 @@ from imgclass.data import mix, policies
 from imgclass.schema.methods import AUGMENT
 from tests.data.pictures import compiled, function, one_hot, pictures, row_keys, run, section
 
-POLICIES = AUGMENT["policy"].rule.words.removeprefix("one of ").split(", ")
+POLICIES = AUGMENT["policy"].rule.words.removeprefix("one of none, ").split(", ")
+QUICK = ("rand_increasing", "auto_cifar10")
 
 EVERYTHING = {
     "flip": True,
@@ -240,8 +241,8 @@ def test_a_size_is_made_of_the_whole_crop():
 @pytest.mark.parametrize(
     "policy",
     [
-        *("rand_increasing", "auto_cifar10"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in POLICIES),
+        *QUICK,
+        *(pytest.param(name, marks=pytest.mark.slow) for name in POLICIES if name not in QUICK),
     ],
 )
 def test_every_policy_stays_in_range_and_keeps_to_its_row(policy):
