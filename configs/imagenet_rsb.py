@@ -6,15 +6,14 @@ Published top-1 and top-5 on the validation pictures: timm's weights, and MMPret
           :a1  600 epochs  80.38  94.60    80.12  94.78
           :a2  300 epochs  79.83  94.56    79.55  94.37
           :a3  100 epochs  78.05  93.78    78.30  93.80 (trained on 224x224 pictures)
-Source    Wightman, Touvron and Jegou (2021), arXiv:2110.00476, table 2; timm's results-imagenet.csv;
-          MMPretrain's configs/resnet/resnet50_8xb256-rsb-*.py
+Source    Wightman, Touvron and Jegou (2021), arXiv:2110.00476, table 2; results-imagenet.csv of
+          timm; resnet50_8xb256-rsb-*.py of MMPretrain
 Tolerance 0.4: the two differ by up to 0.28
 Ours      not run
-Differs   LAMB here scales the step of biases and norms too, timm's only of what decays. Random crops
-          and policies resample bilinearly, theirs bicubically (timm: either). Targets of mixed
-          pictures are soft, as MMPretrain has them; the paper sets both classes to 1, which is
-          --config.loss.bce_threshold=0.05 with --config.loss.label_smoothing=0 (smoothed ones
-          cannot be had then). docs/recipes.md has the rest
+Differs   LAMB here scales the step of biases and norms too, timm's only of what decays. Random
+          crops and policies resample bilinearly, theirs bicubically. Targets of mixed pictures are
+          soft, as MMPretrain has them; the paper sets those of both classes to 1, as does
+          --config.loss.bce_threshold=0.05 (smoothing is then lost). docs/recipes.md has the rest
 """
 
 import ml_collections

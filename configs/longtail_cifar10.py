@@ -3,8 +3,8 @@
 Run       python main.py --config=configs/longtail_cifar10.py            (or :10, another ratio)
           python -m benchmarks.imbalance --data=cifar10                  (the methods side by side)
 Expected  docs/recipes.md has the table; the small net has no published figure
-Data      cifar10 prepared for tfds (see README, "CIFAR-10 and ImageNet"), of whose training pictures
-          12,406 are kept (Cui et al. 2019); the test set stays balanced
+Data      cifar10 prepared for tfds (see README, "CIFAR-10 and ImageNet"); 12,406 of its training
+          pictures are kept (Cui et al. 2019), and all of the test set
 """
 
 import ml_collections

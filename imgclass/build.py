@@ -131,7 +131,7 @@ class Task:
         return functools.partial(compiled, teacher.variables)
 
     def jitted_eval_step(self, tta: str = "none") -> step.EvalStep:
-        """Returns the eval step compiled for the mesh; `tta` is one of `views.NAMES`."""
+        """Returns the eval step compiled for the mesh; `tta` is a value of eval.tta."""
         rows, whole = parallel.rows_sharding(self.mesh), parallel.whole(self.mesh)
         pure = step.make_eval_step(
             model=self.model,

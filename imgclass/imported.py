@@ -12,11 +12,12 @@ from typing import Any
 import jax
 import ml_collections
 
-from imgclass import build, checkpoint, files, models, parallel, pretrained, run, train
+from imgclass import build, checkpoint, files, models, parallel, pretrained, run
 from imgclass import config as config_lib
 from imgclass.data import dataset, preprocess
 from imgclass.errors import UsageError
 from imgclass.models import weight_files, weights
+from imgclass.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ def make_run(
         files.write_atomically(folder / "config.json", config_lib.to_json(config))
         run.write_json(folder / "data.json", described)
         run.record_start(folder, {"pretrained": first.record})
-        saved.save(0, state, train.Progress().record(), None)
+        saved.save(0, state, Progress().record(), None)
     return {
         "library": first.record["library"],
         "sha256": first.record["sha256"],

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from imgclass import build, parallel, train
+from imgclass import build, parallel, pretrained, train
 from imgclass.data import dataset
 from imgclass.errors import UsageError, UserError
 from imgclass.evaluate import restore
@@ -73,7 +73,10 @@ def range_test(config: ml_collections.ConfigDict, low: float, high: float, steps
         return low * jnp.exp(growth * step.astype(jnp.float32))
 
     task = dataclasses.replace(task, schedule=rising)
-    state, train_step = task.initial_state(train.sample(task, data)), task.jitted_train_step()
+    first = pretrained.load(config, task.model, names, data.prepare)
+    arrays = first.arrays if first else None
+    state = task.initial_state(train.sample(task, data), pretrained=arrays)
+    train_step = task.jitted_train_step()
     feed = build.train_feed(task, data)
     losses: list[float] = []
     try:

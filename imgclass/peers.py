@@ -31,7 +31,7 @@ HEARTBEAT = 60.0  # seconds
 PATIENCE = 300.0  # seconds, JAX's own default
 INTERVAL = 1.0  # seconds between looks at the store
 GRACE = 5.0  # for the main thread to come upon another's failure by itself, and for goodbyes
-SLACK = 5.0  # JAX's own limits are this much longer, so that ours, which explain, come first
+SLACK = 10.0  # JAX's own limits are so much longer, so that ours, which explain, come first
 
 _FAILED, _ALIVE, _LEFT = "imgclass/failed/", "imgclass/alive/", "imgclass/left/"
 _heartbeat = HEARTBEAT
@@ -82,7 +82,7 @@ def join(
     late.start()
     limits: dict[str, Any] = {
         "initialization_timeout": int(patience + SLACK),
-        "heartbeat_timeout_seconds": int(heartbeat + SLACK),
+        "heartbeat_timeout_seconds": int(1.5 * heartbeat + SLACK),  # it fires a little early
     }
     try:
         if coordinator:
@@ -109,8 +109,8 @@ def watched() -> Iterator[watchdog.Tell | None]:
     Yields:
       What tells the others a line and an exit status; None with one process.
     """
-    client = _client()
-    if client is None or jax.process_count() == 1:
+    client = _client() if jax.process_count() > 1 else None
+    if client is None:
         yield None
         return
     watch = _Watch(client)
@@ -208,7 +208,8 @@ class _Watch:
             key, value = min(failed.items())
             text, status = json.loads(value)
             self._found = (f"process {key.removeprefix(_FAILED)} failed: {text}", status)
-            if not self._ended.wait(GRACE):
+            # A process that has failed may have told this one in `together`; a lost one cannot.
+            if not self._ended.wait(0 if status == LOST else GRACE):
                 watchdog.leave(*self._found, lambda *_: self.leave())
 
     def _count_beats(self, beats: dict[str, tuple[str, float]], now: float) -> None:

@@ -6,7 +6,6 @@ therefore comes after everything its step has written, and a resumed run writes 
 evaluation that a signal cuts short is done anew by the run that goes on.
 """
 
-import dataclasses
 import itertools
 import json
 import logging
@@ -23,7 +22,6 @@ from imgclass import (
     build,
     checkpoint,
     files,
-    metrics,
     models,
     parallel,
     peers,
@@ -39,6 +37,7 @@ from imgclass.data import feed as feed_lib
 from imgclass.errors import UsageError, UserError
 from imgclass.evaluate import restore, score
 from imgclass.plan import Plan, make_plan
+from imgclass.progress import Progress
 from imgclass.state import TrainState, eval_variables
 from imgclass.trainer import Trainer
 
@@ -141,30 +140,6 @@ def _check_metric(metric: str, classes: int) -> None:
         raise UsageError(f"eval.best_metric={metric!r} is not defined for {classes} classes")
 
 
-@dataclasses.dataclass
-class Progress:
-    """What the host knows of the run so far; saved beside every checkpoint.
-
-    `pending`: the validation due at this step was cut short, and is still to be done.
-    """
-
-    step: int = 0
-    seconds: float = 0.0
-    window: metrics.Window = dataclasses.field(default_factory=metrics.Window)
-    validation: dict[str, float] | None = None
-    best: dict[str, float] | None = None
-    pending: bool = False
-
-    def record(self) -> dict[str, Any]:
-        """Returns plain data that `from_record` reads back exactly."""
-        return vars(self) | {"window": self.window.to_json()}
-
-    @staticmethod
-    def from_record(stored: dict[str, Any]) -> "Progress":
-        """Returns the progress a checkpoint was saved with."""
-        return Progress(**stored | {"window": metrics.Window.from_json(stored["window"])})
-
-
 def _train(
     folder: pathlib.Path,
     lead: bool,
@@ -226,7 +201,7 @@ def _train(
                         at.pending = False
                         with parallel.together():
                             log.write(at.step, "validation", scores)
-                        save |= _note_validation(at, scores, config.eval.best_metric)
+                        save |= at.note_validation(scores, config.eval.best_metric)
                 watch.mark(f"saving step {at.step}")
                 at.seconds = time.perf_counter() - began
                 if (save or stopping) and at.step > saved_step:
@@ -270,7 +245,7 @@ def _train(
         if test:
             log.write(int(test["step"]), "test", test)
         at.seconds = time.perf_counter() - began
-        log.finish(_result(plan, at, models.count_parameters(state.params), test))
+        log.finish(at.result(plan, models.count_parameters(state.params), test))
     return state
 
 
@@ -319,16 +294,6 @@ def _agreed(stop: signals.StopRequest, plan: Plan, before: int, step: int) -> bo
     return due and parallel.any_process(bool(stop))
 
 
-def _note_validation(at: Progress, scores: dict[str, float], metric: str) -> bool:
-    at.validation = {"step": at.step, **scores}
-    old = at.best[metric] if at.best else None
-    finite = bool(np.isfinite(scores["loss"]))  # an accuracy is, even of NaN logits
-    improved = finite and score.is_better(metric, scores.get(metric, np.nan), old)
-    if improved:
-        at.best = at.validation
-    return improved
-
-
 def _final_test(
     task: build.Task,
     data: dataset_lib.Dataset,
@@ -362,17 +327,3 @@ def _final_test(
         averaged = score.score(task.jitted_eval_step(tta), variables, batches, classes)
         figures |= {f"tta_{name}": averaged[name] for name in averaged if name != "examples"}
     return {"step": step, **figures}
-
-
-def _result(
-    plan: Plan, at: Progress, parameters: int, test: dict[str, float] | None
-) -> dict[str, Any]:
-    result: dict[str, Any] = {
-        "parameters": parameters,
-        "steps": at.step,
-        "epochs": plan.epoch(at.step),
-        "wall_seconds": at.seconds,
-        "final": at.validation,
-        "best": at.best,
-    }
-    return result | ({"test": test} if test else {})

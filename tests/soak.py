@@ -38,6 +38,7 @@ class Tally:
       kills: lives ended by SIGKILL.
       terms: lives ended by SIGTERM, by exit status; -15 is before the handler was there.
       lost: steps done and not saved, of each SIGKILL.
+      beyond: steps done since the last save began, of each SIGKILL.
       in_flight: deaths while a save was being written.
       faults: what should not have been, a line each.
       identical: whether the end is that of the uninterrupted run.
@@ -47,6 +48,7 @@ class Tally:
     kills: int = 0
     terms: dict[str, int] = dataclasses.field(default_factory=dict)
     lost: list[int] = dataclasses.field(default_factory=list)
+    beyond: list[int] = dataclasses.field(default_factory=list)
     in_flight: int = 0
     faults: list[str] = dataclasses.field(default_factory=list)
     identical: bool = False
@@ -64,6 +66,7 @@ class Tally:
             "sigterm_by_status": self.terms,
             "killed_while_saving": self.in_flight,
             "save_interval": SAVE,
+            "most_steps_since_a_save_began": max(self.beyond, default=0),
             "most_steps_lost": max(self.lost, default=0),
             "faults": self.faults,
             "bit_identical": self.identical,
@@ -89,7 +92,6 @@ def soak(folder: pathlib.Path, kills: int, seed: int, minutes: float) -> Tally:
     start(tiny.command(data, folder / "warm", changes | {"train.total_steps": 5}), folder).wait()
     process = start(tiny.command(data, whole, changes), folder)
     startup = seconds_until(process, lambda: logged(whole) > 0)
-    pace = seconds_until(process, lambda: logged(whole) == kills * STEPS) / kills  # STEPS steps
     if process.wait() != 0:
         raise SystemExit(f"the uninterrupted run failed: {(folder / 'said').read_text()}")
     command = tiny.command(data, run, changes)
@@ -99,8 +101,10 @@ def soak(folder: pathlib.Path, kills: int, seed: int, minutes: float) -> Tally:
         if draw.random() < 0.3:
             time.sleep(draw.uniform(0, startup))
         else:
-            seconds_until(process, lambda at=at: logged(run) > at)
-            time.sleep(draw.uniform(0, 1.5 * pace))
+            mean = (kills * STEPS - at) / (kills - tally.deaths)
+            goal = at + draw.uniform(0, 1.5 * mean)
+            seconds_until(process, lambda goal=goal: logged(run) > goal)
+            time.sleep(draw.uniform(0, 0.1))
         asked = draw.random() < 0.3
         process.send_signal(signal.SIGTERM if asked else signal.SIGKILL)
         status = process.wait(timeout=300)
@@ -174,8 +178,10 @@ def note(tally: Tally, run: pathlib.Path, status: int, asked: bool) -> None:
         tally.kills += 1
         tally.in_flight += saving
         tally.lost.append(max(done - saved, 0))
-        # A step counts as saved once it is on disk, and training goes on meanwhile, to the next.
-        if done - saved > SAVE * (1 + saving):
+        tally.beyond.append(max(done - max(newest, saved), 0))
+        # A step counts as saved once it is on disk, and training goes on meanwhile: to the next
+        # save, which waits for this one.
+        if tally.beyond[-1] > SAVE or done - saved > 2 * SAVE:
             tally.faults.append(f"{name}: SIGKILL lost {done - saved} steps")
     for step in tiny.saved_steps(run):
         found = checkpoint.verify(run / f"checkpoints/{step:010d}")

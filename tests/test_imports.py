@@ -24,7 +24,7 @@ LAYERS = [
     {"build"},
     {"curves"},
     {"runlog", "trainer", "evaluate"},
-    {"pretrained"},
+    {"pretrained", "progress"},
     {"train"},
     {"arguments", "lr_range", "imported"},
     {"verbs"},

@@ -1,5 +1,9 @@
-"""Two real processes train as one, fail as one, and one goes on with what two began."""
+"""Two real processes train as one, fail as one, and one goes on with what two began.
 
+And what becomes of the one when the other is killed, stuck, late or never comes.
+"""
+
+import contextlib
 import json
 import os
 import signal
@@ -237,3 +241,177 @@ def test_a_signal_to_one_of_two_stops_both_and_both_go_on(tmp_path):
     finally:
         for log in logs:
             log.close()
+
+
+# Faults. Main.py as it is, but for what a fault does to one of the two.
+
+LASTING = CHANGES | {
+    "train.total_steps": 100_000, "data.feed": "stream", "checkpoint.every_steps": 5,
+    "eval.every_steps": 1000, "log.every_steps": 5, "train.stop_seconds": 10.0,
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def two(tmp_path, changes, *flags, patches=("", "")):
+    """Starts two processes, each after its own patch. Yields them, and what reads their logs."""
+    joined = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2", *flags]
+    data, started, logs = tiny.archive(tmp_path), [], []
+    try:
+        for i, patch in enumerate(patches):
+            words = tiny.command(data, tmp_path / "run", changes, *joined, f"--process_id={i}")
+            code = (
+                f"import runpy, sys\n{patch}\nsys.argv = {words[1:]!r}\n"
+                "runpy.run_path(sys.argv[0], run_name='__main__')"
+            )
+            logs.append(tmp_path / f"log{i}")
+            with open(logs[-1], "w") as log:
+                started.append(start([sys.executable, "-c", code], log))
+        yield started, lambda: [log.read_text() for log in logs]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def wait_for_save(started, folder):
+    until = time.monotonic() + 120
+    while not tiny.saved_steps(folder):
+        assert all(process.poll() is None for process in started)
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_killed_or_frozen_process_is_named_and_ends_the_other_in_time(tmp_path, number):
+    with two(tmp_path, LASTING, "--heartbeat_seconds=5") as (started, said):
+        wait_for_save(started, tmp_path / "run")
+        started[1].send_signal(number)
+        began = time.monotonic()
+        assert started[0].wait(timeout=60) == 69, said()[0]
+        assert time.monotonic() - began < 5 + 10 + 10  # the bound, and a busy machine
+        line = "process 1 failed: lost, no sign of life for 5 s"
+        assert line in said()[0].splitlines()
+        assert line in (tmp_path / "run" / "log.txt").read_text()
+
+
+@pytest.mark.slow
+def test_a_killed_process_0_ends_the_other_at_once(tmp_path):
+    """It holds the store through which the others learn anything; JAX's own message names it."""
+    with two(tmp_path, LASTING, "--heartbeat_seconds=5") as (started, said):
+        wait_for_save(started, tmp_path / "run")
+        started[0].kill()
+        began = time.monotonic()
+        assert started[1].wait(timeout=60) in (-signal.SIGABRT, 69, 1), said()[1]
+        assert time.monotonic() - began < 10
+        assert "leader task was preempted/died" in said()[1]
+
+
+@pytest.mark.slow
+def test_without_heartbeats_the_watchdog_ends_the_one_that_waits(tmp_path):
+    changes = LASTING | {"train.stall_seconds": 6.0}
+    with two(tmp_path, changes, "--heartbeat_seconds=1000") as (started, said):
+        wait_for_save(started, tmp_path / "run")
+        started[1].send_signal(signal.SIGSTOP)
+        assert started[0].wait(timeout=60) == 70, said()[0]
+        assert "no progress for 6 s (train.stall_seconds) in: " in said()[0]
+        assert "(most recent call first)" in said()[0]
+
+
+# At step 12, outside everything that the processes do together.
+FAILS = """
+from imgclass.data import feed
+from imgclass.errors import UserError
+real = feed.StreamFeed._load
+def load(self, step):
+    if step == 12:
+        raise {error}
+    return real(self, step)
+feed.StreamFeed._load = load
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        ("UserError('bad.png: truncated')", "bad.png: truncated"),
+        ("KeyError('x')", "KeyError: 'x'"),
+    ],
+    ids=["user", "bug"],
+)
+def test_the_failure_of_one_reaches_the_other_soon(tmp_path, which, error, line):
+    patches = ["", ""]
+    patches[which] = FAILS.format(error=error)
+    with two(tmp_path, LASTING, patches=patches) as (started, said):
+        assert started[which].wait(timeout=150) == 1, said()[which]
+        began = time.monotonic()
+        assert started[1 - which].wait(timeout=60) == 1, said()[1 - which]
+        assert time.monotonic() - began < 20  # far from the 60 s of a heartbeat
+        assert line in said()[which]
+        assert f"process {which} failed: {line}" in said()[1 - which].splitlines()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["compile", "evaluation"])
+def test_asked_to_stop_in_any_phase_both_stop(tmp_path, phase):
+    """A signal to the process that does not lead, while it does not look."""
+    slow = """
+import time
+from imgclass.{module} import {owner}
+real = {owner}.{name}
+def slowly(self, *args):
+    {marker}.touch()
+    time.sleep({seconds})
+    return real(self, *args)
+{owner}.{name} = slowly
+"""
+    marker = tmp_path / "there"
+    where = {
+        "compile": {"module": "trainer", "owner": "Trainer", "name": "advance", "seconds": 600},
+        "evaluation": {"module": "data.feed", "owner": "EvalFeed", "name": "_load", "seconds": 1},
+    }[phase]
+    patch = slow.format(marker=f"__import__('pathlib').Path({str(marker)!r})", **where)
+    changes = LASTING | {"eval.every_steps": 8, "eval.batch_size": 2}
+    with two(tmp_path, changes, patches=(patch, patch)) as (started, said):
+        until = time.monotonic() + 120
+        while not marker.exists():
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        time.sleep(1.0)
+        started[1].terminate()
+        began = time.monotonic()
+        statuses = [process.wait(timeout=100) for process in started]
+        assert statuses == [75, 75], "\n-----\n".join(said())
+        assert time.monotonic() - began < 60
+    saved = tiny.saved_steps(tmp_path / "run")
+    assert saved == [] if phase == "compile" else saved
+
+
+def test_a_process_that_does_not_come_is_not_waited_for_longer_than_said(tmp_path):
+    changes = CHANGES
+    with two(tmp_path, changes, "--join_seconds=5", patches=[""]) as (started, said):
+        assert started[0].wait(timeout=60) == 69
+        (line,) = [line for line in said()[0].splitlines() if "came" in line]
+        assert line.startswith("not all processes came within 5 s (process 0 of 2, coordinator 127")
+    assert not (tmp_path / "run").exists()
+
+
+LATE = """
+import time, jax
+from jax._src import distributed
+real = distributed.State.initialize
+def initialize(self, *args, **kwargs):
+    real(self, *args, **kwargs)
+    time.sleep(35)
+distributed.State.initialize = initialize
+"""
+
+
+@pytest.mark.slow
+def test_a_process_may_be_late_for_the_first_collective(tmp_path):
+    """Gloo waits 30 s for a connection, and the 300 s of JAX are over when all have met."""
+    with two(tmp_path, CHANGES, patches=["", LATE]) as (started, said):
+        statuses = [process.wait(timeout=200) for process in started]
+        assert statuses == [0, 0], "\n-----\n".join(said())

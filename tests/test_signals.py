@@ -20,16 +20,23 @@ import logging, sys, time
 from imgclass import signals
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
 with signals.catch_stop() as stop:
+    {settle}
     print("ready", flush=True)
-    while True:
-        time.sleep(0.01)
+    {wait}
 """
+# A compiler or a collective that Python's own handlers have to wait for: a mutex locked twice.
+IN_C = (
+    "import ctypes; lock, m = ctypes.CDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(64)"
+    "; lock(m); lock(m)"
+)
+WAIT = {"python": "while True: time.sleep(0.01)", "c": IN_C}
 
 
+@pytest.mark.parametrize("wait", WAIT.values(), ids=WAIT)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_asks_and_the_second_stops_at_once(number):
+def test_the_first_signal_asks_and_the_second_stops_at_once(number, wait):
     process = subprocess.Popen(
-        [sys.executable, "-u", "-c", WAITS],
+        [sys.executable, "-u", "-c", WAITS.format(settle="stop.unsaved()", wait=wait)],
         cwd=tiny.ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -50,6 +57,32 @@ def test_the_first_signal_asks_and_the_second_stops_at_once(number):
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+@pytest.mark.parametrize(
+    ("settle", "status", "said"),
+    [
+        ("pass", 75, "SIGTERM: stopped before the first step; nothing to save"),
+        ("stop.settle(signals.Preempted('all saved'))", 75, "all saved"),
+        ("stop.unsaved()", 70, "SIGTERM: not stopped within 0.5 s (train.stop_seconds)"),
+    ],
+    ids=["nothing yet", "all saved", "not saved"],
+)
+def test_stuck_when_asked_to_stop_it_ends_all_the_same(settle, status, said):
+    code = WAITS.format(settle=settle, wait=WAIT["c"])
+    code = code.replace("catch_stop()", "catch_stop(0.5)").replace(
+        "with signals", "signals.GRACE = 0.5\nwith signals"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", code],
+        cwd=tiny.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.terminate()
+        assert process.wait(timeout=10) == status
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith(said)
 
 
 def test_off_the_main_thread_signals_are_left_alone():
@@ -199,6 +232,63 @@ def test_an_evaluation_cut_short_at_the_last_step_is_made_up_for(whole, tmp_path
     assert record | {"seconds": 0} == before | {"seconds": 0}
 
 
+# A run that kills itself, by a signal that nothing can catch, at a moment that no timer would hit.
+KILLS = {
+    "compiling": """
+import threading
+from imgclass.trainer import Trainer
+real = Trainer.advance
+def advance(self, *args):
+    threading.Timer(0.2, kill).start()
+    return real(self, *args)
+Trainer.advance = advance
+""",
+    "evaluating": """
+from imgclass.data import feed
+real = feed.EvalFeed._load
+def load(self, number):
+    return real(self, number) if number < 2 else kill()
+feed.EvalFeed._load = load
+""",
+    "removing an old step": """
+import pathlib, shutil
+real = shutil.rmtree
+def rmtree(path, *args, **options):
+    if pathlib.Path(path).name == "0000000003" and pathlib.Path(path, "arrays").exists():
+        real(pathlib.Path(path, "arrays", "d"))
+        kill()
+    return real(path, *args, **options)
+shutil.rmtree = rmtree
+""",
+}
+
+
+@pytest.mark.slow
+def test_killed_at_chosen_moments_it_goes_on_to_the_same_end(tmp_path):
+    data = tiny.archive(tmp_path)
+
+    def train_in(name, patch=""):
+        words = tiny.command(data, tmp_path / name, PHASES)
+        code = (
+            "import os, runpy, sys\ndef kill(*_): os.kill(os.getpid(), 9)\n"
+            f"{patch}\nsys.argv = {words[1:]!r}\nrunpy.run_path(sys.argv[0], run_name='__main__')"
+        )
+        return subprocess.run(
+            [sys.executable, "-c", code], env=tiny.environment(), capture_output=True, text=True
+        )
+
+    assert train_in("whole").returncode == 0
+    for name, patch in KILLS.items():
+        done = train_in(name, patch)
+        assert done.returncode == -signal.SIGKILL, (name, done.stderr)
+        left = [path.name for path in (tmp_path / name / "checkpoints").glob("*")]
+        assert ("0000000003" in left) == (name != "compiling"), name
+        done = train_in(name)
+        assert done.returncode == 0, (name, done.stderr)
+        tiny.assert_same_bits(tiny.arrays(tmp_path / name), tiny.arrays(tmp_path / "whole"))
+        assert tiny.records(tmp_path / name) == tiny.records(tmp_path / "whole"), name
+
+
 @pytest.mark.parametrize(
     ("log", "dispatch", "expected"),
     [
@@ -218,3 +308,48 @@ def test_processes_ask_each_other_often_enough(monkeypatch, log, dispatch, expec
         assert not train._agreed(signals.StopRequest(), plan, before, step)
         before = step
     assert asked == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_tears_nothing(tmp_path, number):
+    """Both come while a save is being written and the main thread sleeps in C."""
+    patch = """
+import pathlib, time
+from imgclass import checkpoint
+real = checkpoint._write_manifest
+def write(target, step, record):
+    if step == 6:
+        pathlib.Path({there!r}).touch()
+        time.sleep(30)
+    real(target, step, record)
+checkpoint._write_manifest = write
+"""
+    data, there = tiny.archive(tmp_path), tmp_path / "there"
+    words = tiny.command(data, tmp_path / "run", PHASES)
+    code = (
+        f"import runpy, sys\n{patch.format(there=str(there))}\nsys.argv = {words[1:]!r}\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=tiny.environment(), stderr=subprocess.PIPE, text=True
+    ) as process:
+        until = time.monotonic() + 60
+        while not there.exists():
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        process.send_signal(number)
+        time.sleep(0.5)
+        assert process.poll() is None  # it waits for the save
+        began = time.monotonic()
+        process.send_signal(number)
+        said = process.communicate(timeout=20)[1]
+    assert time.monotonic() - began < 5
+    assert process.returncode == 128 + number, said
+    assert said.splitlines()[-1] == (
+        f"{number.name} again: stopped at once; the last checkpoint stands"
+    )
+    assert tiny.saved_steps(tmp_path / "run")[-1] < 6
+    again = subprocess.run(words, env=tiny.environment(), capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert checkpoint.verify(tmp_path / "run/checkpoints/0000000009")["step"] == 9

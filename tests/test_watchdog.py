@@ -38,8 +38,8 @@ def test_no_mark_for_too_long_ends_the_process_with_all_stacks():
     assert done.returncode == 70
     assert done.stderr.startswith("no progress for 0.6 s (train.stall_seconds) in: step 4. Ending")
     assert "(most recent call first)" in done.stderr
-    assert done.stderr.count("Thread 0x") >= 2
-    assert ", in wait\n" in done.stderr  # where the main thread hangs
+    assert done.stderr.count("hread 0x") >= 2
+    assert " in wait\n" in done.stderr  # where the main thread hangs
     assert done.stdout == "told 70 no progress for 0.6 \n"
 
 
@@ -103,11 +103,12 @@ def hanging(tmp_path, where, changes=()):
     return [sys.executable, "-c", code], tmp_path / "run"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "doing", "saved"),
     [
         ("read", "step 6", 4),
-        pytest.param("evaluation", "validation of step 7, batch 0", 6, marks=pytest.mark.slow),
+        ("evaluation", "validation of step 7, batch 1", 6),
     ],
 )
 def test_a_run_that_hangs_ends_says_where_and_goes_on(tmp_path, where, doing, saved):
@@ -145,8 +146,10 @@ def test_asked_to_stop_while_it_hangs_it_stops_in_bounded_time(tmp_path, where, 
     with process, contextlib.ExitStack() as stack:
         stack.callback(process.kill)
         until = time.monotonic() + 60
-        while not (folder / "metrics.jsonl").exists() or tiny.records(folder)[-1]["step"] < (
-            5 if where == "read" else 7
+        last = '"step": 5,' if where == "read" else '"step": 7,'
+        while (
+            not (folder / "metrics.jsonl").exists()
+            or last not in (folder / "metrics.jsonl").read_text()
         ):
             assert time.monotonic() < until
             time.sleep(0.1)

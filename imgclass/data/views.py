@@ -3,8 +3,6 @@
 import jax
 import jax.numpy as jnp
 
-NAMES = ("none", "flip", "flip_shift")
-
 
 def views(images: jax.Array, how: str) -> list[tuple[float, jax.Array]]:
     """Returns what a prediction is averaged over, as (weight, images), weights adding up to 1.
@@ -17,7 +15,7 @@ def views(images: jax.Array, how: str) -> list[tuple[float, jax.Array]]:
 
     Args:
       images: [batch, h, w, c].
-      how: one of `NAMES`.
+      how: one of `schema.running.VIEWS`.
     """
     if how == "none":
         return [(1.0, images)]

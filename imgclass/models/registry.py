@@ -246,4 +246,4 @@ def _asked(name: str) -> frozenset[str]:
     section.name = name
     watched: Any = _Watched(section)
     _BUILDERS[name](watched, 2)
-    return frozenset(watched.asked)
+    return frozenset(watched.asked | {"pretrained"})  # which every model can begin with

@@ -2,6 +2,8 @@
 
 from imgclass.schema.rules import ANY, Duration, Key, above, at_least, one_of
 
+VIEWS = ("none", "flip", "flip_shift")  # see data/views.py
+
 TRAIN: dict[str, Key | Duration] = {
     "batch_size": Key(32, "Examples a step, over all devices and processes.", at_least(1)),
     "total": Duration("epochs", 10.0, "Length of the run.", above(0)),
@@ -45,7 +47,7 @@ EVAL: dict[str, Key | Duration] = {
         "none",
         "final_test: also with the logits averaged over views of each picture: 'flip' is it and "
         "its mirror image, 'flip_shift' those, and both moved by a pixel two ways.",
-        one_of("none", "flip", "flip_shift"),
+        one_of(*VIEWS),
     ),
 }
 

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from imgclass.data import views
+from imgclass.schema.running import VIEWS
 
 IMAGE = np.arange(2 * 4 * 4 * 3, dtype=np.float32).reshape(2, 4, 4, 3)
 
@@ -20,7 +21,7 @@ def reflected(place):
     return {-1: 1, 4: 2}.get(place, place)
 
 
-@pytest.mark.parametrize("how", views.NAMES)
+@pytest.mark.parametrize("how", VIEWS)
 def test_weights_add_up_to_one(how):
     assert sum(weight for weight, _ in views.views(jnp.asarray(IMAGE), how)) == 1.0
 

@@ -11,7 +11,7 @@ from imgclass.errors import UsageError
 from imgclass.models import registry
 from imgclass.schema import SCHEMA
 
-EVERY = {"name", "dtype"}
+EVERY = {"name", "pretrained", "dtype"}
 NORM = {"batch_norm_momentum", "batch_norm_epsilon", "batch_norm_group"}
 
 

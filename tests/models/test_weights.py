@@ -158,6 +158,37 @@ def test_names_in_torchvisions_old_files(old, new):
     assert weights._renamed(old) == new
 
 
+def test_keras_layers_are_paired_in_order(model_config):
+    shapes = shapes_of(model_config, "cnn", 3, 14, filters=(4, 6), batch_norm=True, hidden=(5,))
+    order = [
+        ("conv2d/0", "params.block1_conv1.kernel", (3, 3, 3, 4)),
+        ("conv2d_1/0", "params.block2_conv1.kernel", (3, 3, 4, 6)),
+        ("batch_normalization/0", "params.block1_bn1.scale", (4,)),
+        ("batch_normalization/1", "params.block1_bn1.bias", (4,)),
+        ("batch_normalization/2", "batch_stats.block1_bn1.mean", (4,)),
+        ("batch_normalization/3", "batch_stats.block1_bn1.var", (4,)),
+        ("batch_normalization_1/0", "params.block2_bn1.scale", (6,)),
+        ("batch_normalization_1/1", "params.block2_bn1.bias", (6,)),
+        ("batch_normalization_1/2", "batch_stats.block2_bn1.mean", (6,)),
+        ("batch_normalization_1/3", "batch_stats.block2_bn1.var", (6,)),
+        ("dense/0", "params.hidden1.kernel", (2 * 2 * 6, 5)),
+        ("dense/1", "params.hidden1.bias", (5,)),
+        ("dense_1/0", "params.head.kernel", (5, 3)),
+        ("dense_1/1", "params.head.bias", (3,)),
+    ]
+    given = {name: np.full(shape, n, np.float32) for n, (name, _, shape) in enumerate(order)}
+    found = weights.match("cnn", shapes, given, "it")
+    assert (found.library, found.new_head) == ("keras", "")
+    for n, (_, ours, shape) in enumerate(order):
+        assert found.arrays[ours].shape == shape
+        assert (found.arrays[ours] == n).all()
+
+    deeper = shapes_of(model_config, "cnn", 3, 14, filters=(4, 6, 8), padding="SAME", hidden=(5,))
+    with pytest.raises(UsageError, match=r"missing: [^\n]*conv2d_2/0"):
+        weights.match("cnn", deeper, given, "it")
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own
 def test_a_keras_network_gives_the_same(model_config, tmp_path):
     keras = pytest.importorskip("keras")
@@ -188,10 +219,6 @@ def test_a_keras_network_gives_the_same(model_config, tmp_path):
         theirs = np.asarray(net(images))
     ours = model.apply(jax.tree.map(jax.numpy.asarray, tree(found.arrays)), images)[0]
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
-
-    shapes = shapes_of(model_config, "cnn", 3, 14, filters=(4, 6, 8), padding="SAME", hidden=(5,))
-    with pytest.raises(UsageError, match=r"missing: [^\n]*conv2d_2/0"):
-        weights.match("cnn", shapes, given, "it")
 
 
 def test_our_own_names(model_config):
