@@ -37,9 +37,10 @@ def test_sections_are_those_of_the_command_line():
     ]  # fmt: skip
 
 
-def test_durations_are_five():
+def test_durations_are_six():
     assert set(config_lib.durations()) == {
-        "optim.warmup", "train.total", "eval.every", "checkpoint.every", "log.every",
+        "optim.warmup", "augment.mix_until", "train.total", "eval.every", "checkpoint.every",
+        "log.every",
     }  # fmt: skip
 
 
