@@ -115,6 +115,7 @@ def resnet50(batch: int, side: int = 224, steps: int = 20, streamed: bool = Fals
     config = _experiment("imagenet_resnet50")
     config.model.dtype = "bfloat16"
     config.train.batch_size = batch
+    config.model.batch_norm_group = 0  # the recipe has a GPU's 32; here it is the whole batch
     config = config_lib.resolve(config)
     mesh = parallel.make_mesh(0, batch)
     prepare = Preprocess(image_size=(side, side), mean=(0.485, 0.456, 0.406), std=(0.2, 0.2, 0.2))

@@ -63,7 +63,7 @@ def console() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="imgclass",
-        description="Use what `python main.py --config=FILE` has trained.",
+        description="Look at data, choose a model, use what `python main.py` has trained.",
         epilog="Exit status: 0 done, 1 failed, 2 wrong usage.",
     )
     parser.add_argument("--version", action="version", version=f"imgclass {__version__}")

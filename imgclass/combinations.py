@@ -31,6 +31,8 @@ USED_WITH: list[tuple[str, Callable[[Any], bool], str]] = [
     ("model.pool", _among("max", "avg"), "model.pool_window model.pool_stride"),
     ("augment.random_resized_crop", bool, "augment.crop_scale augment.crop_ratio"),
     ("augment.pad_crop", bool, "augment.pad_mode"),
+    ("augment.flip_alternate", lambda on: not on, "augment.flip"),
+    ("eval.final_test", bool, "eval.tta"),
     ("augment.cutout", bool, "augment.cutout_inside"),
     (
         "augment.policy",
@@ -220,6 +222,11 @@ def _impossible(c: config_dict.ConfigDict, overrides: Collection[str]) -> list[s
             "augment.policy='rand_increasing'",
         ),
         (
+            any(key.startswith("augment.mix_until_") for key in overrides)
+            and not (c.augment.mixup_alpha or c.augment.cutmix_alpha),
+            "augment.mix_until is unused without augment.mixup_alpha or augment.cutmix_alpha",
+        ),
+        (
             "augment.mix_probability" in overrides
             and c.augment.mix_probability != 1
             and not (c.augment.mixup_alpha or c.augment.cutmix_alpha),
@@ -238,9 +245,16 @@ def _impossible(c: config_dict.ConfigDict, overrides: Collection[str]) -> list[s
             f"{tuple(padded)} pictures",
         ),
         (
-            c.augment.cutout >= min(c.data.image_size),
-            f"augment.cutout={c.augment.cutout} is no less than a side of "
-            f"{tuple(c.data.image_size)} pictures",
+            c.augment.cutout >= min(*c.data.image_size, *c.augment.sizes),
+            f"augment.cutout={c.augment.cutout} is no less than a side of the pictures trained on, "
+            f"{tuple(c.data.image_size)}"
+            + (f" and augment.sizes={tuple(c.augment.sizes)}" if c.augment.sizes else ""),
+        ),
+        (
+            c.data.sampling != "uniform"
+            and (c.loss.logit_adjust > 0 or c.loss.class_weights != "none"),
+            f"data.sampling={c.data.sampling!r} evens the classes out already: use it, or "
+            "loss.logit_adjust or loss.class_weights",
         ),
         (
             c.loss.logit_adjust > 0 and c.loss.name != "cross_entropy",

@@ -29,6 +29,7 @@ LINE = {
     "accuracy": "{:.2%}",
     "tta_accuracy": "{:.2%}",
     "top5": "{:.2%}",
+    "balanced_accuracy": "{:.2%}",
     "auroc": "{:.4f}",
 }
 

@@ -208,6 +208,7 @@ MAY = [
     "loss.label_smoothing",
 ]
 MUST_NOT = [
+    "augment.repeats",
     "seed",
     "train.batch_size",
     "data.name",

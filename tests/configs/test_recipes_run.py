@@ -15,7 +15,7 @@ from tests import tiny
 from tests.configs.everything import experiment
 
 SMALL = {
-    "data.image_size": (32, 32), "data.load_size": (40, 40), "data.threads": 2,
+    "data.image_size": (40, 40), "data.load_size": (48, 48), "data.threads": 2,
     "data.bad_files": "error", "train.batch_size": 8, "train.total_steps": 3, "train.devices": 1,
     "optim.warmup_steps": 1, "eval.batch_size": 8, "log.every_steps": 1, "log.tensorboard": False,
     "log.progress": False,
@@ -41,7 +41,7 @@ def run(name, pictures, workdir, changes=None):
     if config.model.batch_norm_group:
         changes["model.batch_norm_group"] = 4
     if config.augment.sizes:
-        changes["augment.sizes"] = (24,)
+        changes["augment.sizes"] = (32,)  # the least of ConvNeXt
     config.unlock()
     for path, value in changes.items():
         section, _, key = path.partition(".")
@@ -58,7 +58,7 @@ def run(name, pictures, workdir, changes=None):
 def test_torchvisions_second_recipe_runs_with_a_small_net(pictures, tmp_path):
     net = {
         "model.name": "cnn", "model.filters": (4,), "model.batch_norm": True,
-        "model.head": "average",  # trained on 24x24 pictures, evaluated on 32x32
+        "model.head": "average",  # trained on 32x32 pictures, evaluated on 40x40
     }  # fmt: skip
     losses, result = run("imagenet_resnet50:v2", pictures, tmp_path, net)
     assert len(losses) == result["steps"] == 3

@@ -8,7 +8,7 @@ from tests.tiny import ROOT
 TEXT = (ROOT / "docs" / "reliability.md").read_text()
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
-    for line in TEXT.splitlines()
+    for line in TEXT.partition("## Faults")[2].splitlines()
     if re.match(r"\| \d", line)
 ]
 
@@ -19,11 +19,7 @@ def functions_of(path):
 
 
 def test_every_row_is_there_once_and_in_order():
-    numbers = []
-    for row in ROWS:
-        first, _, last = row[0].partition("-")
-        numbers += range(int(first), int(last or first) + 1)
-    assert numbers == list(range(1, 47))
+    assert [row[0] for row in ROWS] == [str(number) for number in range(1, 48)]
     assert {len(row) for row in ROWS} == {5}
 
 
@@ -36,4 +32,5 @@ def test_every_test_that_is_named_exists():
 
 def test_a_row_names_a_test_or_says_that_it_does_not_apply():
     for row in ROWS:
-        assert "::" in row[4] or row[2].startswith("does not apply"), row[0]
+        applies = not row[2].startswith("does not apply")
+        assert not applies or ("::" in row[4] and row[2]), row[0]
