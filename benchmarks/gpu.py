@@ -27,7 +27,7 @@ import ml_collections  # noqa: E402
 import numpy as np  # noqa: E402
 
 from benchmarks import machine, profile  # noqa: E402
-from imgclass import build, parallel, plan  # noqa: E402
+from imgclass import build, feeds, parallel, plan  # noqa: E402
 from imgclass import config as config_lib  # noqa: E402
 from imgclass.data import dataset, feed, order  # noqa: E402
 from imgclass.data.preprocess import Preprocess  # noqa: E402
@@ -57,9 +57,8 @@ def make_speedrun(
     train, names = data.splits["train"], data.source.class_names
     whole = plan.make_plan(config, len(train))
     mesh = parallel.make_mesh(0, config.train.batch_size)
-    counts = tuple(np.bincount(train.labels).tolist())
-    task = build.make(config, names, data.prepare, mesh, whole.total, whole.warmup, counts)
-    resident, held = build.train_feed(task, data), build.eval_feed(task, data, "test")
+    task = build.from_data(config, data, mesh, whole.total, whole.warmup)
+    resident, held = feeds.train_feed(task, data), feeds.eval_feed(task, data, "test")
     assert isinstance(resident, feed.ResidentFeed)
     assert held is not None
     test = list(held)

@@ -25,7 +25,7 @@ import ml_collections  # noqa: E402
 import numpy as np  # noqa: E402
 
 from benchmarks import machine  # noqa: E402
-from imgclass import build, parallel, plan  # noqa: E402
+from imgclass import build, feeds, parallel, plan  # noqa: E402
 from imgclass import config as config_lib  # noqa: E402
 from imgclass.data import dataset, feed, sampling  # noqa: E402
 from imgclass.evaluate import score  # noqa: E402
@@ -68,19 +68,15 @@ class Bench:
         self.opened = dataset.open_dataset(config)
         self._mesh = parallel.make_mesh(config.train.devices, config.train.batch_size)
         task = self._task(config)
-        resident = build.train_feed(task, self.opened)
-        held = build.eval_feed(task, self.opened, "test")
+        resident = feeds.train_feed(task, self.opened)
+        held = feeds.eval_feed(task, self.opened, "test")
         assert isinstance(resident, feed.ResidentFeed)
         assert held is not None
         self._examples, self._test = resident.examples, list(held)
 
     def _task(self, config: ml_collections.ConfigDict) -> build.Task:
-        train, names = self.opened.splits["train"], self.opened.source.class_names
-        whole = plan.make_plan(config, len(train))
-        counts = tuple(np.bincount(train.labels, minlength=len(names)).tolist())
-        return build.make(
-            config, names, self.opened.prepare, self._mesh, whole.total, whole.warmup, counts
-        )
+        whole = plan.make_plan(config, len(self.opened.splits["train"]))
+        return build.from_data(config, self.opened, self._mesh, whole.total, whole.warmup)
 
     def _make_advance(self, task: build.Task) -> tuple[int, Callable[..., tuple[Any, Any]]]:
         """Returns n, and (state, indices i32[n, B], how many of them) -> (state, metrics)."""

@@ -10,10 +10,10 @@ Source    Wightman, Touvron and Jegou (2021), arXiv:2110.00476, table 2; results
           timm; resnet50_8xb256-rsb-*.py of MMPretrain
 Tolerance 0.4: the two differ by up to 0.28
 Ours      not run
-Differs   LAMB here scales the step of biases and norms too, timm's only of what decays. Random
-          crops and policies resample bilinearly, theirs bicubically. Targets of mixed pictures are
-          soft, as MMPretrain has them; the paper sets those of both classes to 1, as does
-          --config.loss.bce_threshold=0.05 (smoothing is then lost). docs/recipes.md has the rest
+Differs   random crops and policies resample bilinearly, theirs bicubically. Targets of mixed
+          pictures are soft, as MMPretrain has them; the paper sets those of both classes to 1, as
+          does --config.loss.bce_threshold=0.05 (smoothing is then lost). docs/recipes.md has the
+          rest
 """
 
 import ml_collections

@@ -1,7 +1,7 @@
 """What a config and its data become: preprocessing, model, optimizer and the compiled steps.
 
 Training builds from an open data set, evaluation and prediction from what the run stored in
-data.json; both end in the same `Task`. The feeds are made here too, where data meets devices.
+data.json; both end in the same `Task`. What feeds it is in `feeds`.
 """
 
 import dataclasses
@@ -19,10 +19,9 @@ from jax.sharding import Mesh
 from imgclass import config as config_lib
 from imgclass import keys, models, objective, optim, parallel, state, step
 from imgclass import teacher as teacher_lib
-from imgclass.data import dataset, feed
+from imgclass.data.dataset import Dataset
 from imgclass.data.preprocess import Preprocess, to_unit
 from imgclass.errors import UsageError
-from imgclass.optim import masks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +87,9 @@ class Task:
         mix_steps = config_lib.steps_of(config, "augment.mix_until", examples, total)
         return step.make_train_step(
             config=config,
-            loss=objective.make(config, self.model, self.prepare, self.class_counts, teacher),
+            loss=objective.make(
+                config, self.model, self.prepare, self.class_counts, teacher, self.class_names
+            ),
             update=optim.make_update(config.optim, self.tx, self.schedule, total),
             prepare=self.prepare,
             num_classes=len(self.class_names),
@@ -175,6 +176,29 @@ def _with(variables: Any, arrays: Mapping[str, Any]) -> Any:
     return jax.tree_util.tree_map_with_path(chosen, variables)
 
 
+def from_data(
+    config: ml_collections.ConfigDict,
+    data: Dataset,
+    mesh: Mesh,
+    total_steps: int,
+    warmup_steps: int,
+    teacher: teacher_lib.Teacher | None = None,
+) -> Task:
+    """Returns the task of training on an open data set; arguments and errors as those of `make`."""
+    names = data.source.class_names
+    counts = np.bincount(data.splits["train"].labels, minlength=len(names))
+    return make(
+        config,
+        names,
+        data.prepare,
+        mesh,
+        total_steps,
+        warmup_steps,
+        tuple(counts.tolist()),
+        teacher,
+    )
+
+
 def make(
     config: ml_collections.ConfigDict,
     class_names: tuple[str, ...],
@@ -206,7 +230,7 @@ def make(
     shapes = jax.eval_shape(first, _root_key(config.seed))
     optim.check_patterns(config.optim, shapes.params)
     if config.optim.freeze:
-        frozen = masks.frozen_modules(shapes.params, config.optim.freeze)
+        frozen = optim.frozen_modules(shapes.params, config.optim.freeze)
         model = dataclasses.replace(model, frozen=frozen)
     for size in step.training_sizes(config.augment, prepare):
         _check_size(model, shapes, size, prepare.channels)
@@ -244,65 +268,10 @@ def _check_size(
     try:
         jax.eval_shape(model.apply, variables, picture)
     except (flax.errors.FlaxError, TypeError, ValueError) as error:
+        # Flax adds a page to read.
+        cause = str(error).partition("\n")[0].partition(" (https:")[0]
         raise UsageError(
             f"augment.sizes: this model cannot take pictures of {size[0]}x{size[1]} besides those "
-            f"of data.image_size={model.input_shape[:2]}"
+            f"of data.image_size={model.input_shape[:2]} ({cause}); drop augment.sizes, or use a "
+            "net without a position embedding or a flattened map"
         ) from error
-
-
-def train_feed(task: Task, data: dataset.Dataset) -> feed.StreamFeed | feed.ResidentFeed:
-    """Returns the training feed that `data.feed` asks for."""
-    config, split = task.config, data.splits["train"]
-    size = dataset.train_size(config.data)
-    megabytes = len(split) * size[0] * size[1] * task.prepare.channels / 2**20
-    kind = config.data.feed
-    if kind == "auto":
-        kind = "resident" if megabytes <= config.data.resident_mb else "stream"
-    if kind == "resident":
-        rows = parallel.rows_sharding(task.mesh)
-        return feed.ResidentFeed(
-            split,
-            task.prepare,
-            size,
-            seed=config.seed,
-            repeats=config.augment.repeats,
-            sampling=config.data.sampling,
-            batch_size=config.train.batch_size,
-            put_all=parallel.put_whole(task.mesh),
-            take=jax.jit(parallel.take_rows, out_shardings=rows),
-            threads=config.data.threads,
-        )
-    return feed.StreamFeed(
-        split,
-        task.prepare,
-        size,
-        seed=config.seed,
-        repeats=config.augment.repeats,
-        sampling=config.data.sampling,
-        batch_size=config.train.batch_size,
-        rows=parallel.local_rows(task.mesh, config.train.batch_size),
-        put=parallel.put_rows(task.mesh),
-        threads=config.data.threads,
-        prefetch=config.data.prefetch,
-    )
-
-
-def eval_feed(task: Task, data: dataset.Dataset, role: str) -> feed.EvalFeed | None:
-    """Returns the feed of an evaluation, None if there is no such split or it is empty."""
-    split = data.splits.get(role)
-    if split is None or not len(split):
-        return None
-    # Padding is masked, so rounding the batch up to the devices changes no figure.
-    devices = task.mesh.devices.size
-    batch_size = -(-task.config.eval.batch_size // devices) * devices
-    config = task.config.data
-    return feed.EvalFeed(
-        split,
-        task.prepare,
-        batch_size=batch_size,
-        rows=parallel.local_rows(task.mesh, batch_size),
-        put=parallel.put_rows(task.mesh),
-        threads=config.threads,
-        prefetch=config.prefetch,
-        resident_bytes=0 if config.feed == "stream" else config.resident_mb * 2**20,
-    )

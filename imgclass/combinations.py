@@ -175,7 +175,8 @@ def _impossible(c: config_dict.ConfigDict, overrides: Collection[str]) -> list[s
         ),
         (
             c.optim.ema_decay > 0 and c.optim.swa_start < 1,
-            "optim.ema_decay and optim.swa_start exclude each other",
+            "optim.ema_decay and optim.swa_start exclude each other: set ema_decay=0 or "
+            "swa_start=1",
         ),
         (
             c.optim.average_every > 1

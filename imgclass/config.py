@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import json
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -17,7 +17,7 @@ from ml_collections import config_dict
 
 from imgclass import combinations
 from imgclass.errors import UsageError
-from imgclass.schema import SCHEMA, UNITS, Duration, Key
+from imgclass.schema import UNITS, Duration, Key, entries
 
 
 class ConfigError(UsageError):
@@ -28,18 +28,9 @@ class ConfigError(UsageError):
         super().__init__("\n".join(self.problems))
 
 
-def _keys() -> Iterator[tuple[str, Key | Duration]]:
-    for section, entry in SCHEMA.items():
-        if isinstance(entry, Key):
-            yield section, entry
-        else:
-            for name, key in entry.items():
-                yield f"{section}.{name}", key
-
-
 def durations() -> dict[str, Duration]:
     """Returns every duration by its name without the unit, such as 'train.total'."""
-    return {path: key for path, key in _keys() if isinstance(key, Duration)}
+    return {path: key for path, key in entries() if isinstance(key, Duration)}
 
 
 def _unit_type(unit: str) -> type:
@@ -48,7 +39,7 @@ def _unit_type(unit: str) -> type:
 
 def _flat_defaults() -> dict[str, Any]:
     flat: dict[str, Any] = {}
-    for path, key in _keys():
+    for path, key in entries():
         if isinstance(key, Key):
             flat[path] = key.default
             continue
@@ -154,7 +145,7 @@ def problems(
         )
     if found:
         return found
-    for path, key in _keys():
+    for path, key in entries():
         if isinstance(key, Key):
             found += _value_problems(path, flat[path], key)
         else:

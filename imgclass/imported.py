@@ -1,18 +1,20 @@
 """A run folder made of weights from elsewhere, so that evaluate, predict and export work on it.
 
-What pictures go through comes from the config's data section; `defaults` fills it with what the
-weights were published with, where that is known. Nothing is trained.
+What pictures go through comes from the config's data section; `defaults` fills it, and what of the
+model no tensor shows, with what the weights were published with, where that is known. Nothing is
+trained.
 """
 
 import json
 import logging
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import ml_collections
 
-from imgclass import build, checkpoint, files, models, parallel, pretrained, run
+from imgclass import build, checkpoint, files, models, parallel, presets, pretrained, run
 from imgclass import config as config_lib
 from imgclass.data import dataset, preprocess
 from imgclass.errors import UsageError
@@ -24,12 +26,8 @@ logger = logging.getLogger(__name__)
 # What data.name says where there are no data.
 NO_DATA = "none"
 
-_IMAGENET: dict[str, Any] = {
-    "resize": "crop",
-    "crop_fraction": 0.875,
-    "standardize": "given",
-    "mean": (0.485, 0.456, 0.406),
-    "std": (0.229, 0.224, 0.225),
+_IMAGENET = {
+    key: presets.IMAGENET[key] for key in ("resize", "crop_fraction", "standardize", "mean", "std")
 }
 # By the library that the tensors' names are of: what its weights mostly expect.
 _PUBLISHED: dict[str, dict[str, Any]] = {
@@ -41,7 +39,7 @@ _PUBLISHED: dict[str, dict[str, Any]] = {
 
 
 def defaults(config: ml_collections.ConfigDict, source: pathlib.Path, library: str) -> dict:
-    """Returns how pictures are prepared for published weights, as keys of the data section.
+    """Returns what published weights need, by 'section.key': how pictures are prepared, mostly.
 
     Args:
       config: gives the model's name.
@@ -52,10 +50,19 @@ def defaults(config: ml_collections.ConfigDict, source: pathlib.Path, library: s
         return {}
     side = models.input_size(config.model.name)
     found = _PUBLISHED[library] | {"image_size": (side, side)}
-    beside = source.with_name("config.json")
+    found |= _stored(source.with_name("config.json"))
+    needed = {f"data.{key}": value for key, value in found.items()}
+    epsilon = pretrained.epsilon_of(config.model.name, library)
+    if epsilon is not None:
+        needed["model.batch_norm_epsilon"] = epsilon
+    return needed
+
+
+def _stored(beside: pathlib.Path) -> dict[str, Any]:
+    """Returns the keys of the data section that timm's config.json gives; {} if it is not there."""
     try:
         stored = json.loads(beside.read_text())["pretrained_cfg"]
-        found |= {
+        found = {
             "image_size": tuple(stored["input_size"][1:]),
             "crop_fraction": stored["crop_pct"],
             "interpolation": stored["interpolation"],
@@ -63,7 +70,7 @@ def defaults(config: ml_collections.ConfigDict, source: pathlib.Path, library: s
             "std": tuple(stored["std"]),
         }
     except (OSError, ValueError, LookupError, TypeError):
-        return found
+        return {}
     logger.info("%s: says how pictures are prepared", beside)
     return found
 
@@ -81,7 +88,7 @@ def make_run(
       config: model.name and model.pretrained, and how pictures are prepared.
       class_names: by label; None where config.data is a data set that has them. Without a data
         set nothing can be evaluated, only predicted.
-      given: keys of the data section that are meant as they stand; the others are filled in by
+      given: keys, as 'data.mean', that are meant as they stand; the others are filled in by
         `defaults`.
 
     Returns:
@@ -93,14 +100,15 @@ def make_run(
     """
     if (folder / "config.json").exists():
         raise UsageError(f"{folder} holds a run already; give another --output")
-    config = _filled(config, given)
+    source = weight_files.read(pretrained.find(config.model.pretrained))
+    config = _filled(config, source, given)
     data = dataset.open_dataset(config) if class_names is None else None
     names = data.source.class_names if data else class_names
     assert names is not None
     prepare = data.prepare if data else preprocess.from_config(config.data)
     mesh = parallel.make_mesh(1, config.train.batch_size)
     task = build.make(config, names, prepare, mesh, 1, 0)
-    first = pretrained.load(config, task.model, names, prepare)
+    first = pretrained.load(config, task.model, names, prepare, source)
     assert first is not None
     if first.record["head"] == "new":
         raise UsageError(
@@ -123,24 +131,30 @@ def make_run(
     }
 
 
-def _filled(config: ml_collections.ConfigDict, given: frozenset[str]) -> ml_collections.ConfigDict:
-    """Returns the checked config of a run that is not trained, its data section filled in."""
-    source = pretrained.find(config.model.pretrained)
-    tensors = weight_files.read(source).tensors
-    side = models.input_size(config.model.name)
-    model = models.create(config.model, 2, (side, side, config.data.channels))
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    library = weights.library_of(config.model.name, shapes, tensors)
+def _filled(
+    config: ml_collections.ConfigDict, source: weight_files.WeightFile, given: frozenset[str]
+) -> ml_collections.ConfigDict:
+    """Returns the checked config of a run that is not trained, filled in by `defaults`."""
+    library = _library_of(config, source.tensors)
     filled = config.copy_and_resolve_references()
-    for key, value in defaults(config, source, library).items():
-        if key not in given:
-            filled.data[key] = value
+    for path, value in defaults(config, source.path, library).items():
+        if path not in given:
+            section, _, name = path.partition(".")
+            filled[section][name] = value
     # One that keeps nothing beside the weights; a total that needs no examples.
     filled.optim.update(name="sgd", momentum=0.0)
     filled.train.total_steps = 1
     filled = config_lib.resolve(filled)
     config_lib.check(filled)
     return filled
+
+
+def _library_of(config: ml_collections.ConfigDict, tensors: Iterable[str]) -> str:
+    """Returns the library that most names of tensors are of."""
+    side = models.input_size(config.model.name)
+    model = models.create(config.model, 2, (side, side, config.data.channels))
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    return weights.library_of(config.model.name, shapes, tensors)
 
 
 def _no_data(class_names: tuple[str, ...], prepare: preprocess.Preprocess) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from imgclass import build, parallel, pretrained, train
+from imgclass import build, feeds, parallel, pretrained, train
 from imgclass.data import dataset
 from imgclass.errors import UsageError, UserError
 from imgclass.evaluate import restore
@@ -63,21 +63,19 @@ def range_test(config: ml_collections.ConfigDict, low: float, high: float, steps
         )
     mesh = parallel.make_mesh(config.train.devices, config.train.batch_size)
     data = dataset.open_dataset(config)
-    names = data.source.class_names
     teacher = restore.load_teacher(config.loss.teacher)
-    counts = np.bincount(data.splits["train"].labels, minlength=len(names)).tolist()
-    task = build.make(config, names, data.prepare, mesh, steps, 0, tuple(counts), teacher)
+    task = build.from_data(config, data, mesh, steps, 0, teacher)
     growth = math.log(high / low) / (steps - 1)
 
     def rising(step: jax.Array) -> jax.Array:
         return low * jnp.exp(growth * step.astype(jnp.float32))
 
     task = dataclasses.replace(task, schedule=rising)
-    first = pretrained.load(config, task.model, names, data.prepare)
+    first = pretrained.load(config, task.model, task.class_names, data.prepare)
     arrays = first.arrays if first else None
     state = task.initial_state(train.sample(task, data), pretrained=arrays)
     train_step = task.jitted_train_step()
-    feed = build.train_feed(task, data)
+    feed = feeds.train_feed(task, data)
     losses: list[float] = []
     try:
         for step in range(steps):

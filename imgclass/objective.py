@@ -41,6 +41,7 @@ def make(
     prepare: Preprocess,
     class_counts: tuple[int, ...] = (),
     teacher: teacher_lib.Teacher | None = None,
+    class_names: tuple[str, ...] = (),
 ) -> Objective:
     """Returns the function that a train step differentiates with respect to its first argument.
 
@@ -57,13 +58,14 @@ def make(
       prepare: its preprocessing.
       class_counts: training examples by label; needed by class weights and logit adjustment.
       teacher: needed where loss.teacher is given.
+      class_names: by label, for what is said of one.
 
     Raises:
       UsageError: a class without examples, where each must have one.
       ValueError: the config needs a teacher or class counts, and there are none.
     """
     cfg = config.loss
-    label_loss = _label_loss(cfg, class_counts)
+    label_loss = _label_loss(cfg, class_counts, class_names)
     if cfg.teacher and teacher is None:
         raise ValueError("loss.teacher is given, but no teacher")
 
@@ -92,15 +94,17 @@ def make(
     return objective
 
 
-def _label_loss(cfg: Any, class_counts: tuple[int, ...]) -> RowLoss:
+def _label_loss(cfg: Any, class_counts: tuple[int, ...], class_names: tuple[str, ...]) -> RowLoss:
     """Returns the loss of logits against targets, with what the class counts make of it."""
     if (cfg.class_weights != "none" or cfg.logit_adjust) and not class_counts:
         raise ValueError("loss.class_weights and loss.logit_adjust need the class counts")
     counts = np.array(class_counts)
     if cfg.logit_adjust and not counts.all():
+        empty = int(np.argmin(counts))
         raise UsageError(
-            f"loss.logit_adjust={cfg.logit_adjust}: class {int(np.argmin(counts))} has no training "
-            "example, and so no prior"
+            f"loss.logit_adjust={cfg.logit_adjust}: class "
+            f"{repr(class_names[empty]) if class_names else empty} has no training example, and so "
+            "no prior; set loss.logit_adjust=0 or give it examples"
         )
     each = _by_name(cfg)
 

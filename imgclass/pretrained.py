@@ -49,6 +49,7 @@ def load(
     model: models.Model,
     class_names: tuple[str, ...],
     prepare: Preprocess,
+    file: weight_files.WeightFile | None = None,
 ) -> Pretrained | None:
     """Returns the weights that model.pretrained means, None if it is ''.
 
@@ -57,6 +58,7 @@ def load(
       model: what takes them.
       class_names: by label; a run's head is kept only where its classes are the same.
       prepare: the preprocessing, compared with a run's own.
+      file: what model.pretrained means, where it is a file that has been read already.
 
     Raises:
       UsageError: they are of another architecture, or shapes do not fit; a list.
@@ -66,7 +68,9 @@ def load(
     if not source:
         return None
     try:
-        if (pathlib.Path(source) / "config.json").is_file():
+        if file is not None:
+            found = file
+        elif (pathlib.Path(source) / "config.json").is_file():
             found = _from_run(pathlib.Path(source), config.model.name, class_names, prepare)
         else:
             found = weight_files.read(find(source))
@@ -155,6 +159,11 @@ def _from_run(
     return weight_files.WeightFile(folder, digest, tensors)
 
 
+def epsilon_of(name: str, library: str) -> float | None:
+    """Returns the batch norm epsilon of a library's weights, None where it is this model's own."""
+    return 1e-5 if library == "timm" and name.startswith("mobilenet_v3") else None
+
+
 def _check_constants(section: ml_collections.ConfigDict, library: str, source: str) -> None:
     """Says where a library's model differs in a way that no tensor shows."""
     if _TENSORFLOW.match(source) and not section.name.startswith("efficientnet_lite"):
@@ -162,9 +171,10 @@ def _check_constants(section: ml_collections.ConfigDict, library: str, source: s
             f"model.pretrained={source!r}: timm's tf_* models pad as TensorFlow does, and "
             f"{section.name} as PyTorch; take the one without tf_"
         )
-    mobile = library == "timm" and section.name.startswith("mobilenet_v3")
-    if mobile and section.batch_norm_epsilon != 1e-5:
+    wanted = epsilon_of(section.name, library)
+    if wanted is not None and section.batch_norm_epsilon != wanted:
         logger.warning(
-            "timm's mobilenetv3_* have a batch norm epsilon of 1e-5: give "
-            "--config.model.batch_norm_epsilon=1e-5"
+            "%s's weights of %s need another batch norm epsilon than this model's: give "
+            "--config.model.batch_norm_epsilon=%g",
+            *(library, section.name, wanted),
         )

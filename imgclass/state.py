@@ -25,7 +25,7 @@ class TrainState:
       batch_stats: float32 tree, running means and variances; {} without batch norm.
       opt_state: the optimizer's own tree.
       ema: {'params', 'batch_stats'} averaged over steps; {} when not averaging.
-      slow: {'params', 'batch_stats'} that lookahead pulls the others back to; {} without it.
+      slow: {'params', 'batch_stats'} of lookahead or schedule-free; {} without them.
     """
 
     step: jax.Array
@@ -34,7 +34,7 @@ class TrainState:
     batch_stats: Any
     opt_state: Any
     ema: Any
-    slow: Any = flax.struct.field(default_factory=dict)
+    slow: Any
 
 
 def create(
@@ -42,7 +42,7 @@ def create(
     variables: dict[str, Any],
     tx: optax.GradientTransformation,
     averaging: bool,
-    lookahead: bool = False,
+    slow: bool,
 ) -> TrainState:
     """Returns the state before the first update.
 
@@ -51,7 +51,7 @@ def create(
       variables: {'params', 'batch_stats'}, as `Model.init` draws them.
       tx: the optimizer.
       averaging: whether an average of the weights is kept.
-      lookahead: whether slow weights are kept.
+      slow: whether slow weights are kept.
     """
 
     def copies() -> dict[str, Any]:
@@ -64,7 +64,7 @@ def create(
         batch_stats=variables["batch_stats"],
         opt_state=tx.init(variables["params"]),
         ema=copies() if averaging else {},
-        slow=copies() if lookahead else {},
+        slow=copies() if slow else {},
     )
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from imgclass import (
     build,
     checkpoint,
+    feeds,
     files,
     models,
     parallel,
@@ -105,10 +106,7 @@ def _settle_and_train(
         plan = make_plan(config, len(data.splits["train"]))
         names = data.source.class_names
         _check_metric(config.eval.best_metric, len(names))
-        counts = np.bincount(data.splits["train"].labels, minlength=len(names)).tolist()
-        task = build.make(
-            config, names, data.prepare, mesh, plan.total, plan.warmup, tuple(counts), teacher
-        )
+        task = build.from_data(config, data, mesh, plan.total, plan.warmup, teacher)
         saved = checkpoint.Checkpoints(folder / "checkpoints", config.checkpoint.keep)
         done = saved.steps()
         if done and done[-1] > plan.total:
@@ -171,7 +169,7 @@ def _train(
         return state
 
     eval_step = task.jitted_eval_step()
-    validation = build.eval_feed(task, data, "validation")
+    validation = feeds.eval_feed(task, data, "validation")
     with parallel.together():
         log = runlog.RunLog(folder, config, plan, lead, resumed_step, at.pending)
     watch.mark("loading the training data")
@@ -309,7 +307,7 @@ def _final_test(
     With eval.tta the figures over averaged views stand beside the plain ones, as 'tta_accuracy' and
     so on.
     """
-    feed = build.eval_feed(task, data, "test")
+    feed = feeds.eval_feed(task, data, "test")
     if feed is None:
         logger.warning("%s has no test split, so there is no test figure", data.source.name)
         return None

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from imgclass import build, signals
+from imgclass import build, feeds, signals
 from imgclass.data import dataset, feed
 from imgclass.errors import UserError
 from imgclass.state import TrainState
@@ -35,7 +35,7 @@ class Trainer:
         """
         self._stop = signals.StopRequest() if stop is None else stop  # a request may be false
         self._task, self._data = task, data
-        self._feed = build.train_feed(task, data)
+        self._feed = feeds.train_feed(task, data)
         self._flight: collections.deque[tuple[int, int, jax.Array]] = collections.deque()
         self._skipped = 0  # updates in a row
         self.most = 1

@@ -26,7 +26,7 @@ from imgclass import checkpoint
 from tests import tiny
 
 SAVE = 20  # steps between saves
-STEPS = 100  # a kill, on average
+STEPS = 120  # a kill, on average
 PREEMPTED = 75
 
 
@@ -102,9 +102,9 @@ def soak(folder: pathlib.Path, kills: int, seed: int, minutes: float) -> Tally:
             time.sleep(draw.uniform(0, startup))
         else:
             mean = (kills * STEPS - at) / (kills - tally.deaths)
-            goal = at + draw.uniform(0, 1.5 * mean)
+            goal = at + draw.uniform(0, 1.2 * mean)
             seconds_until(process, lambda goal=goal: logged(run) > goal)
-            time.sleep(draw.uniform(0, 0.1))
+            time.sleep(draw.uniform(0, 0.05))
         asked = draw.random() < 0.3
         process.send_signal(signal.SIGTERM if asked else signal.SIGKILL)
         status = process.wait(timeout=300)

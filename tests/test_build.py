@@ -1,11 +1,13 @@
-"""What a config and its data become: shapes and places of the state, and the feeds."""
+"""What a config and its data become: shapes and places of the state."""
+
+import dataclasses
 
 import jax
 import numpy as np
 import pytest
 
 from imgclass import build, models, parallel
-from imgclass.data import dataset, feed, sampling
+from imgclass.data import dataset
 from imgclass.data.preprocess import Preprocess
 from imgclass.errors import UsageError
 from tests import tiny
@@ -61,50 +63,17 @@ def test_a_model_that_does_not_fit_the_pictures_is_refused(data):
         opened(data, {"model.kernel_size": 9})
 
 
-@pytest.mark.parametrize(("pictures", "kind"), [(1024, feed.ResidentFeed), (1025, feed.StreamFeed)])
-def test_auto_keeps_up_to_so_many_mebibytes_on_the_device(tmp_path, pictures, kind):
-    """Gray pictures of 32x32 are a KiB each, so 1,024 of them are 1 MiB and one more is above."""
-    path = tiny.archive(tmp_path, train=pictures, validation=0, test=0, size=32)
-    changes = {
-        "data.image_size": (16, 16), "data.load_size": (32, 32), "data.channels": 1,
-        "data.validation_split": "", "data.resident_mb": 1,
-    }  # fmt: skip
-    task, found = opened(path, changes)
-    made = build.train_feed(task, found)
-    try:
-        assert type(made) is kind
-        assert made.batch(0)["image"].shape == (8, 32, 32, 1)
-    finally:
-        made.close()
-
-
-@pytest.mark.parametrize("kind", ["resident", "stream"])
-def test_either_feed_takes_the_order_of_the_config(data, kind):
-    """50 pictures, 17, 17 and 16 of the classes, whose rows are there twice running."""
-    changes = {"data.feed": kind, "augment.repeats": 2, "data.sampling": "balanced", "seed": 3}
-    task, found = opened(data, changes)
-    made = build.train_feed(task, found)
-    try:
-        got = np.concatenate([made.batch(step)["index"] for step in range(3)])
-    finally:
-        made.close()
-    order = sampling.make_order(3, found.splits["train"].labels, 8, "balanced", repeats=2)
-    np.testing.assert_array_equal(got, np.concatenate([order(step) for step in range(3)]))
-    np.testing.assert_array_equal(got[::2], got[1::2])
-
-
-def test_an_evaluation_batch_is_rounded_up_to_the_devices(data):
-    task, found = opened(data, {"train.devices": 8, "eval.batch_size": 5})
-    batches = list(build.eval_feed(task, found, "validation"))
-    assert [b["image"].shape[0] for b in batches] == [8, 8]
-    assert [int(np.sum(b["mask"])) for b in batches] == [8, 5]  # 13 pictures
-
-
-def test_a_split_that_is_not_there_has_no_feed(tmp_path):
-    path = tiny.archive(tmp_path, validation=0, test=0)
-    task, found = opened(path, {"data.validation_split": ""})
-    assert build.eval_feed(task, found, "validation") is None
-    assert build.eval_feed(task, found, "test") is None
+def test_classes_are_counted_to_the_last(data):
+    """50 pictures are 17, 17 and 16 of the classes; a last class without any counts as well."""
+    config = tiny.config(data)
+    found, mesh = dataset.open_dataset(config), parallel.make_mesh(1, 8)
+    task = build.from_data(config, found, mesh, 6, 2)
+    assert task.class_names == ("0", "1", "2")
+    assert (task.class_counts, task.total_steps) == ((17, 17, 16), 6)
+    source = dataclasses.replace(found.source, class_names=("0", "1", "2", "3"))
+    more = build.from_data(config, dataclasses.replace(found, source=source), mesh, 6, 2)
+    assert more.class_counts == (17, 17, 16, 0)
+    assert models.count_parameters(more.abstract.params["head"]) == 36 * 4 + 4
 
 
 def test_the_same_task_from_what_a_run_stored(data):

@@ -388,6 +388,15 @@ def test_json_round_trip_is_exact():
     assert config_lib.difference(config, back) == {}
 
 
+def test_the_schema_lists_every_key_of_a_config():
+    listed = list(schema.paths())
+    assert sorted(listed) == sorted(config_lib.flatten(config_lib.defaults()))
+    assert [path for path in listed if path.startswith("train.total")] == [
+        "train.total_steps", "train.total_examples", "train.total_epochs", "train.total_percent",
+    ]  # fmt: skip
+    assert [p for p, key in schema.entries() if p.startswith("train.total")] == ["train.total"]
+
+
 def test_from_json_takes_todays_defaults_for_keys_that_are_newer():
     back = config_lib.from_json('{"train": {"batch_size": 8}}')
     assert back.train.batch_size == 8

@@ -88,9 +88,9 @@ def test_the_model_is_what_it_says(monkeypatch, page):
 
 def test_the_model_can_be_asked_for_by_name(monkeypatch):
     made = module(monkeypatch, "imgclass.models.tiny", block("CONTRIBUTING.md", "class Tiny"))
-    (line,) = re.findall(r'`("tiny": tiny\.build,)`', (ROOT / "CONTRIBUTING.md").read_text())
+    (line,) = re.findall(r'`("tiny": tiny,)`', (ROOT / "CONTRIBUTING.md").read_text())
     entry = eval(f"{{{line}}}", {"tiny": made})
-    monkeypatch.setattr(registry, "_BUILDERS", registry._BUILDERS | entry)
+    monkeypatch.setattr(registry, "_FILES", registry._FILES | entry)
     config = config_lib.defaults()
     config.model.name = "tiny"
     model = models.create(config.model, 4, (8, 8, 3))

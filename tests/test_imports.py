@@ -22,7 +22,7 @@ LAYERS = [
     {"checkpoint"},
     {"run"},
     {"build"},
-    {"curves"},
+    {"curves", "feeds"},
     {"runlog", "trainer", "evaluate"},
     {"pretrained", "progress"},
     {"train"},

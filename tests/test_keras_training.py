@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from imgclass import build, parallel
+from imgclass import build, feeds, parallel
 from imgclass import config as config_lib
 from imgclass.data import dataset, feed, order
 
@@ -66,7 +66,7 @@ def test_fifty_steps_of_adam_are_those_of_keras():
     state = task.initial_state()
     params = jax.tree.map(np.array, state.params)
 
-    feeding, run, ours = build.train_feed(task, opened), task.jitted_train_step(), []
+    feeding, run, ours = feeds.train_feed(task, opened), task.jitted_train_step(), []
     for k in range(STEPS):
         state, out = run(state, feeding.batch(k))
         ours.append(out["sums"]["loss"][0])

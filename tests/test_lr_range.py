@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgclass import build, cli, lr_range, parallel
+from imgclass import build, cli, feeds, lr_range, parallel
 from imgclass.data import dataset
 from imgclass.errors import UsageError, UserError
 from tests import tiny
@@ -87,7 +87,7 @@ def test_rates_rise_by_one_factor_and_losses_are_those_of_training(tmp_path):
     data = dataset.open_dataset(config)
     mesh = parallel.make_mesh(1, 8)
     task = build.make(config, data.source.class_names, data.prepare, mesh, 21, 0)
-    feed = build.train_feed(task, data)
+    feed = feeds.train_feed(task, data)
     _, out = task.jitted_train_step()(task.initial_state(), feed.batch(0))
     assert found.losses[0] == float(out["sums"]["loss"][0]) / 8
 

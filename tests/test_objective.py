@@ -237,6 +237,13 @@ def test_frozen_parameters_have_no_gradient():
 def test_what_is_missing_is_said_before_a_step():
     with pytest.raises(UsageError, match=r"logit_adjust=1.0: class 1 has no training example"):
         objective.make(config({"loss.logit_adjust": 1.0}), Linear(), PREPARE, (5, 0, 5))
+    with pytest.raises(
+        UsageError, match=r"class 'b' has .*; set loss\.logit_adjust=0 or give it examples$"
+    ):
+        objective.make(
+            config({"loss.logit_adjust": 1.0}), Linear(), PREPARE, (5, 0, 5),
+            class_names=("a", "b", "c"),
+        )  # fmt: skip
     with pytest.raises(ValueError, match="need the class counts"):
         objective.make(config({"loss.class_weights": "inverse"}), Linear(), PREPARE)
     with pytest.raises(ValueError, match="no teacher"):

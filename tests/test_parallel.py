@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from imgclass import build, parallel, train
+from imgclass import build, feeds, parallel, train
 from imgclass.data import dataset, order
 from imgclass.data.preprocess import Preprocess
 from imgclass.errors import UsageError
@@ -44,7 +44,7 @@ def make_task(data, changes):
 def run_steps(data, changes, steps):
     """Returns the losses and examples of each step, and the last state."""
     task, opened = make_task(data, changes)
-    feed = build.train_feed(task, opened)
+    feed = feeds.train_feed(task, opened)
     run, state = task.jitted_train_step(), task.initial_state()
     losses, examples = [], []
     for k in range(steps):
@@ -97,7 +97,7 @@ def test_evaluation_counts_each_example_once_on_eight_devices(data):
     figures = []
     for devices in (1, 8):
         task, opened = make_task(data, CHANGES | {"train.devices": devices})
-        feed = build.eval_feed(task, opened, "validation")
+        feed = feeds.eval_feed(task, opened, "validation")
         variables = eval_variables(task.initial_state())
         figures.append(score.score(task.jitted_eval_step(), variables, feed, 3))
         seen = [np.asarray(b["index"])[np.asarray(b["mask"])] for b in feed]

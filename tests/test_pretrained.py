@@ -272,7 +272,8 @@ def test_timms_other_epsilon_is_told(caplog):
     pretrained._check_constants(section, "torchvision", "a.pth")
     assert not caplog.text
     pretrained._check_constants(section, "timm", "a.pth")
-    assert "--config.model.batch_norm_epsilon=1e-5" in caplog.text
+    assert "timm's weights of mobilenet_v3_large need" in caplog.text
+    assert "--config.model.batch_norm_epsilon=1e-05" in caplog.text
 
 
 def test_the_key_is_of_every_model():

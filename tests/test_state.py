@@ -22,16 +22,16 @@ def model():
     return models.create(config.model, 3, (8, 8, 3))
 
 
-def create(model, seed=0, averaging=False, tx=None):
+def create(model, seed=0, averaging=False, slow=False, tx=None):
     key = jax.random.key_data(keys.root(seed))
     variables = model.init(keys.stream(seed, "init"))
-    return state.create(key, variables, tx or optax.trace(0.9), averaging)
+    return state.create(key, variables, tx or optax.trace(0.9), averaging, slow)
 
 
 def test_the_first_state(model):
     first = create(model)
     assert (int(first.step), first.step.dtype) == (0, jnp.int32)
-    assert first.ema == {}
+    assert (first.ema, first.slow) == ({}, {})
     # 3x3x3x4 without a bias, scale and bias of the norm, 3x3x4 inputs to 3 classes and 3 biases.
     assert models.count_parameters(first.params) == 108 + 8 + 36 * 3 + 3
     stats = first.batch_stats["block1_bn1"]
@@ -51,18 +51,24 @@ def test_it_is_a_function_of_the_seed(model):
 
 
 @pytest.mark.parametrize("jitted", [False, True])
-def test_the_average_starts_as_a_copy_and_not_as_the_same_buffer(model, jitted):
-    """A step consumes the weights it is given; the average must outlive them."""
-    make = jax.jit(lambda: create(model, averaging=True)) if jitted else None
-    first = make() if make else create(model, averaging=True)
+def test_averages_start_as_copies_and_not_as_the_same_buffers(model, jitted):
+    """A step consumes the weights it is given; what is averaged must outlive them."""
+
+    def make():
+        return create(model, averaging=True, slow=True)
+
+    first = jax.jit(make)() if jitted else make()
     weights = {"params": first.params, "batch_stats": first.batch_stats}
     before = jax.tree.map(np.array, weights)
     of_weights = {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(weights)}
-    of_average = {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(first.ema)}
-    assert not of_weights & of_average
+    copies = jax.tree.leaves((first.ema, first.slow))
+    of_averages = {leaf.unsafe_buffer_pointer() for leaf in copies}
+    assert not of_weights & of_averages
+    assert len(of_averages) == len(copies)
     for leaf in jax.tree.leaves(weights):
         leaf.delete()
-    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.array, first.ema), before)
+    for average in (first.ema, first.slow):
+        jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.array, average), before)
 
 
 def test_what_is_evaluated_is_the_average_if_there_is_one(model):

@@ -460,8 +460,17 @@ def test_pictures_grow_where_the_config_says():
 
 
 def test_a_model_that_is_bound_to_its_size_is_refused_another():
-    with pytest.raises(UsageError, match=r"cannot take pictures of 4x4 besides .*\(8, 8\)"):
+    with pytest.raises(
+        UsageError, match=r"cannot take pictures of 4x4 besides .*\(8, 8\)"
+    ) as error:
         make_task({"augment.sizes": (4, 8), "augment.size_at": (0.5,), "model.head": "flatten"})
+    # 3x3 pixels after a convolution and a pool of 8x8, of 4 filters; one pixel of 4x4.
+    words = str(error.value)
+    assert "shape (4, 3), but the existing parameter it received has shape (36, 3)." in words
+    assert words.endswith(
+        "); drop augment.sizes, or use a net without a position embedding or a flattened map"
+    )
+    assert "http" not in words
 
 
 def test_sharpness_is_looked_for_before_the_step():

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from imgclass import build, parallel, train
+from imgclass import build, feeds, parallel, train
 from imgclass.data import dataset
 from imgclass.errors import UserError
 from imgclass.evaluate import restore, score
@@ -45,11 +45,11 @@ def trained(data, changes, steps=40, teacher=None):
     mesh = parallel.make_mesh(1, 16)
     task = build.make(config, ("0", "1", "2"), found.prepare, mesh, steps, 0, counts, teacher)
     run, evaluate = task.jitted_train_step(), task.jitted_eval_step()
-    validation = build.eval_feed(task, found, "validation")
+    validation = feeds.eval_feed(task, found, "validation")
     state = task.initial_state()
     before = score.score(evaluate, eval_variables(state), validation, 3)
     losses, labels = [], []
-    feeding = build.train_feed(task, found)
+    feeding = feeds.train_feed(task, found)
     for number in range(steps):
         batch = feeding.batch(number)
         labels.append(np.asarray(batch["label"]))
@@ -99,9 +99,9 @@ def test_training_takes_the_teacher_and_the_best_balanced_weights(tmp_path, data
     teacher = tmp_path / "teacher"
     train.train_and_evaluate(tiny.config(data, COMMON | {"train.total_steps": 4}), teacher)
     changes = COMMON | {
-        "loss.teacher": str(teacher), "loss.distill_weight": 1.0, "train.total_steps": 6,
+        "loss.teacher": str(teacher), "loss.distill_weight": 0.5, "train.total_steps": 6,
         "eval.every_steps": 2, "eval.best_metric": "balanced_accuracy",
-        "data.sampling": "sqrt", "loss.class_weights": "inverse",
+        "loss.class_weights": "inverse",
     }  # fmt: skip
     train.train_and_evaluate(tiny.config(data, changes), tmp_path / "student")
     records = [r for r in tiny.records(tmp_path / "student") if r["split"] == "validation"]
@@ -159,7 +159,7 @@ def test_many_steps_in_one_dispatch_ask_the_teacher_too(tmp_path, data):
     task = build.make(
         config, ("0", "1", "2"), found.prepare, mesh, 4, 0, (60, 12, 4), teacher
     )  # fmt: skip
-    feeding = build.train_feed(task, found)
+    feeding = feeds.train_feed(task, found)
     many, one = task.jitted_train_steps(4), task.jitted_train_step()
     _, out = many(task.initial_state(), feeding.examples, feeding.indices(0, 4), np.int32(4))
     state = task.initial_state()

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from imgclass import build, parallel, trainer
+from imgclass import build, feeds, parallel, trainer
 from imgclass.data import dataset
 from imgclass.errors import UserError
 from tests import tiny
@@ -37,7 +37,7 @@ def make(data, changes=None):
 
 def indices_of(task, opened, step):
     """Returns the examples a feed gives at `step`, as a list."""
-    feed = build.train_feed(task, opened)
+    feed = feeds.train_feed(task, opened)
     try:
         return np.asarray(feed.indices(step)[0]).tolist()
     finally:

@@ -43,7 +43,6 @@ LAYOUTS: dict[str, Layout] = {
     "airbench95": Layout((128, 384, 384)),
     "airbench96": Layout((128, 384, 512), residual=True, momentum=0.9),
 }
-KEYS: frozenset[str] = frozenset()
 SIZES = dict.fromkeys(LAYOUTS, 32)
 TORCH: dict[str, tuple] = {}
 

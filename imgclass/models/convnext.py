@@ -38,8 +38,6 @@ LAYOUTS: dict[str, Layout] = {
     "convnext_base": Layout((3, 3, 27, 3), (128, 256, 512, 1024)),
     "convnext_large": Layout((3, 3, 27, 3), (192, 384, 768, 1536)),
 }
-# Keys of config.model that are read here, besides name and dtype.
-KEYS: frozenset[str] = frozenset({"dropout", "drop_path"})
 # Input side, pixels, where it is not 224.
 SIZES: dict[str, int] = {}
 

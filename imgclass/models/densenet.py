@@ -40,8 +40,6 @@ LAYOUTS: dict[str, Layout] = {
     "densenet169": Layout((6, 12, 32, 32)),
     "densenet201": Layout((6, 12, 48, 32)),
 }
-# Keys of config.model that are read here, besides name, dtype and batch_norm_*.
-KEYS: frozenset[str] = frozenset({"stem"})
 # Input side, pixels, where it is not 224.
 SIZES: dict[str, int] = {}
 

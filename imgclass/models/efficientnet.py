@@ -172,8 +172,6 @@ LAYOUTS: dict[str, Layout] = {
     **{name: _lite(width, depth) for name, (width, depth, _) in _LITE.items()},
     **{name: _v2(rows) for name, rows in _V2.items()},
 }
-# Keys of config.model that are read here, besides name, dtype and batch_norm_*.
-KEYS: frozenset[str] = frozenset({"dropout", "drop_path"})
 # Input side in evaluation, pixels, where it is not 224; V2 trains at 300 (S) and 384 (M, L).
 SIZES: dict[str, int] = {
     **{name: side for name, (_, _, side) in (_B | _LITE).items() if side != 224},

@@ -46,8 +46,6 @@ LAYOUTS: dict[str, Layout] = {
         head_init=nn.initializers.normal(0.01),
     )
 }
-# Keys of config.model that are read here, besides name, dtype and batch_norm_*.
-KEYS: frozenset[str] = frozenset({"dropout", "drop_path"})
 # Input side, pixels, where it is not 224.
 SIZES: dict[str, int] = {}
 

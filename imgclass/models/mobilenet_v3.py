@@ -79,8 +79,6 @@ LAYOUTS: dict[str, Layout] = {
     "mobilenet_v3_large": _layout(_LARGE, hidden=1280),
     "mobilenet_v3_small": _layout(_SMALL, hidden=1024),
 }
-# Keys of config.model that are read here, besides name, dtype and batch_norm_*.
-KEYS: frozenset[str] = frozenset({"dropout", "drop_path"})
 # Input side, pixels, where it is not 224.
 SIZES: dict[str, int] = {}
 

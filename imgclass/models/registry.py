@@ -1,9 +1,11 @@
 """Models by name, and the pure functions a model is used through.
 
 Nothing outside imgclass.models needs to know Linen. A new architecture is one file with a
-`build(config_model, num_classes) -> nn.Module` and one line in `_BUILDERS`. A file of a whole
-family has more, and stands in `_FAMILIES`: LAYOUTS, its models by name; SIZES, the input sides that
-are not 224; TORCH, how PyTorch's libraries call the parts (see `torch_names.py`).
+`build(config_model, num_classes) -> nn.Module` and one line in `_FILES`. A file of a whole family
+stands in `_FAMILIES` and has LAYOUTS, its models by name. A file may have more: SIZES, the input
+sides that are not 224; TORCH, how PyTorch's libraries call the parts, and FLATTENED, which dense
+kernels take a map that they flatten (see `torch_names.py`); `fit`, what is taken from the data
+before training, with SAMPLE, from how many pictures (see `Model`).
 """
 
 import dataclasses
@@ -52,11 +54,6 @@ _FAMILIES: tuple[ModuleType, ...] = (
     vit,
     wide_resnet,
 )
-_BUILDERS: dict[str, Callable[[ml_collections.ConfigDict, int], nn.Module]] = {
-    "cnn": cnn.build,
-    **{name: family.build for family in _FAMILIES for name in family.LAYOUTS},
-}
-# The file of each model, where it has more than `build`.
 _FILES: dict[str, ModuleType] = {
     "cnn": cnn,
     **{name: family for family in _FAMILIES for name in family.LAYOUTS},
@@ -158,7 +155,7 @@ class Model:
 
 def names() -> list[str]:
     """Returns the names that config.model.name may have, sorted."""
-    return sorted(_BUILDERS)
+    return sorted(_FILES)
 
 
 def used_keys() -> dict[str, frozenset[str]]:
@@ -206,17 +203,16 @@ def create(
     Raises:
       UsageError: an unknown name, or a geometry that cannot be, with the key to change.
     """
-    name = layers.one_of(config_model.name, _BUILDERS, "model.name")
+    name = layers.one_of(config_model.name, _FILES, "model.name")
     if len(input_shape) != 3 or min(*input_shape, num_classes) < 1:
         raise UsageError(
             f"a model needs pictures of (height, width, channels) and at least one class; "
             f"got input shape {tuple(input_shape)} and {num_classes} classes."
         )
     height, width, channels = input_shape
-    module = _BUILDERS[name](config_model, num_classes)
-    model = Model(module, (height, width, channels))
-    file = _FILES.get(name)
-    if file and hasattr(file, "fit"):
+    file = _FILES[name]
+    model = Model(file.build(config_model, num_classes), (height, width, channels))
+    if hasattr(file, "fit"):
         model = dataclasses.replace(model, sample=file.SAMPLE, fit=file.fit)
     # Shapes only: a layer that cannot be raises here, before a device is touched.
     jax.eval_shape(lambda: model.init(jax.random.key(0)))
@@ -245,5 +241,5 @@ def _asked(name: str) -> frozenset[str]:
     section = config.defaults().model
     section.name = name
     watched: Any = _Watched(section)
-    _BUILDERS[name](watched, 2)
+    _FILES[name].build(watched, 2)
     return frozenset(watched.asked | {"pretrained"})  # which every model can begin with

@@ -57,8 +57,6 @@ LAYOUTS: dict[str, Layout] = {
     "regnet_y_16gf": Layout((2, 4, 11, 1), (224, 448, 1232, 3024), 112, True),
     "regnet_y_32gf": Layout((2, 5, 12, 1), (232, 696, 1392, 3712), 232, True),
 }
-# Keys of config.model that are read here, besides name, dtype and batch_norm_*.
-KEYS: frozenset[str] = frozenset({"dropout", "drop_path"})
 # Input side, pixels, where it is not 224.
 SIZES: dict[str, int] = {}
 

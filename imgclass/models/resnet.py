@@ -83,8 +83,6 @@ LAYOUTS: dict[str, Layout] = {
     "seresnext50_32x4d": Layout(DEPTHS[50], widen=2, groups=32, squeeze_excite=True),
     "seresnext101_32x4d": Layout(DEPTHS[101], widen=2, groups=32, squeeze_excite=True),
 }
-# Keys of config.model that are read here, besides name, dtype and batch_norm_*.
-KEYS: frozenset[str] = frozenset({"stem", "zero_init_residual", "drop_path"})
 # Input side, pixels, where it is not 224.
 SIZES: dict[str, int] = {}
 

@@ -29,8 +29,6 @@ LAYOUTS: dict[str, Layout] = {
     "resnetv2_101": Layout(DEPTHS[101]),
     "resnetv2_152": Layout(DEPTHS[152]),
 }
-# Keys of config.model that are read here, besides name, dtype and batch_norm_*.
-KEYS: frozenset[str] = frozenset({"stem", "drop_path"})
 # Input side, pixels, where it is not 224.
 SIZES: dict[str, int] = {}
 

@@ -40,8 +40,6 @@ LAYOUTS: dict[str, Layout] = {
     **{name: Layout(depths) for name, depths in _DEPTHS.items()},
     **{f"{name}_bn": Layout(depths, batch_norm=True) for name, depths in _DEPTHS.items()},
 }
-# Keys of config.model that are read here, besides name, dtype and batch_norm_*.
-KEYS: frozenset[str] = frozenset({"dropout"})
 # Input side, pixels, where it is not 224.
 SIZES: dict[str, int] = {}
 

@@ -46,8 +46,6 @@ LAYOUTS: dict[str, Layout] = {
     "vit_s_16": Layout(width=384, heads=6, patch=16),
     "vit_b_16": Layout(width=768, heads=12, patch=16),
 }
-# Keys of config.model that are read here, besides name and dtype.
-KEYS: frozenset[str] = frozenset({"dropout", "drop_path"})
 # Input side, pixels, where it is not 224.
 SIZES: dict[str, int] = {"vit_ti_4": 32}
 

@@ -40,8 +40,6 @@ LAYOUTS: dict[str, WideLayout] = {
     "wrn40_2": WideLayout(40, 2),
     "wrn40_4": WideLayout(40, 4),
 }
-# Keys of config.model that are read here, besides name, dtype and batch_norm_*.
-KEYS: frozenset[str] = frozenset({"dropout", "drop_path"})
 # Input side, pixels.
 SIZES: dict[str, int] = dict.fromkeys(LAYOUTS, 32)
 # Neither torchvision nor timm has them.

@@ -137,6 +137,9 @@ def schedule_free(
     are those of y; with batch norm the authors advise to estimate them anew at x, which is not done
     here. optax.contrib.schedule_free has the learning rate inside and keeps no x.
 
+    The authors' program weighs by the square of the highest rate so far. That is this update's, as
+    the schedule is constant after its warm-up.
+
     Args:
       cfg: the config's `optim` section.
       weight: c f32[], the square of this update's rate over the sum of squares so far.
@@ -148,7 +151,7 @@ def schedule_free(
     Returns:
       (slow, ema, y).
 
-    Source: Defazio et al. (2024), arXiv:2405.15682, equations 3 to 5, and their program's weights.
+    Source: Defazio et al. (2024), arXiv:2405.15682, equations 3 to 5, and their program.
     """
     b = cfg.momentum if cfg.name == "sgd" else cfg.beta1
     z = jax.tree.map(jnp.add, slow["params"], updates)

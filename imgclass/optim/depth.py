@@ -1,7 +1,9 @@
 """Layer-wise learning-rate decay: the nearer to the input, the smaller the step.
 
-For fine-tuning a pretrained network (Bao et al. 2022, arXiv:2106.08254; ConvNeXt and ViT recipes).
-The depth of a parameter is read from the name of its module at the top of the model:
+For fine-tuning a pretrained network (Bao et al. 2022, arXiv:2106.08254). Every block is a layer
+here; ConvNeXt's own recipe (Liu et al. 2022, arXiv:2201.03545) makes one layer of three consecutive
+blocks, so that the same factor is milder there. The depth of a parameter is read from the name of
+its module at the top of the model:
 
 - names without a number, and numbers that stand alone, come first: 'stem_conv', 'patches',
   'whiten', ResNet's 'conv1' and 'bn1';
@@ -22,7 +24,7 @@ import optax
 
 from imgclass.optim import masks
 
-_LAST = re.compile(r"^(head|hidden\d*|classifier\d*|norm|bn|ln|pre_logits|last_.*|final_.*)$")
+_LAST = re.compile(r"^(head|hidden\d*|classifier\d+|norm|bn)$")
 
 
 def _place(name: str) -> tuple[float, ...]:

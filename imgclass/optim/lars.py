@@ -25,7 +25,7 @@ def scale_by_lars(
     Returns:
       A transformation whose `update` needs `params`.
 
-    Source: You, Gitman & Ginsburg (2017), arXiv:1708.03888, equations 6 and algorithm 1.
+    Source: You, Gitman & Ginsburg (2017), arXiv:1708.03888, equation 6 and algorithm 1.
     """
 
     def scaled(updates: Any, params: Any) -> Any:

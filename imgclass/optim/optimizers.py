@@ -23,7 +23,8 @@ def create(cfg: Any) -> optax.GradientTransformation:
     - 'adamw': Adam, and w -= a*d*w besides (Loshchilov & Hutter 2019; a multiplies d, as in
       PyTorch).
     - 'lamb': You et al. (2020), algorithm 2: AdamW's step scaled to the norm of each parameter
-      array, biases and scales too; the ratio is 1 where either norm is 0.
+      array. The ratio is 1 where either norm is 0, and for what `no_decay` matches, as in apex and
+      timm for what does not decay; optax.lamb scales that too.
     - 'lars': `scale_by_lars`, which decays and scales, then momentum as in 'sgd'.
     - 'lion': Chen et al. (2023), algorithm 2: w -= a*(sign(b1*m + (1-b1)*g) + d*w), and then
       m = b2*m + (1-b2)*g.
@@ -76,10 +77,8 @@ def _labels(cfg: Any, params: Any) -> Any:
 
 def _core(cfg: Any) -> list[optax.GradientTransformation]:
     """Returns the stages after clipping."""
-    decay = []
-    if cfg.weight_decay:
-        mask = cast(Any, lambda params: _decays(cfg, params))
-        decay = [optax.add_decayed_weights(cfg.weight_decay, mask=mask)]
+    mask = cast(Any, lambda params: _decays(cfg, params))
+    decay = [optax.add_decayed_weights(cfg.weight_decay, mask=mask)] if cfg.weight_decay else []
     factors = masks.scale_by_lr_factors(cfg.lr_factors)
     momentum = _momentum(0.0 if cfg.schedule_free else cfg.momentum, cfg.nesterov)
     beta1 = 0.0 if cfg.schedule_free else cfg.beta1
@@ -93,15 +92,14 @@ def _core(cfg: Any) -> list[optax.GradientTransformation]:
         return [adam, *decay, factors]
     if cfg.name == "lamb":
         plain = scale_by_adam(cfg.beta1, cfg.beta2, cfg.eps)
-        return [plain, *decay, optax.scale_by_trust_ratio(), factors]
+        trust = optax.masked(optax.scale_by_trust_ratio(), mask)
+        return [plain, *decay, trust, factors]
     if cfg.name == "rmsprop":
         tf = cfg.rmsprop_tf
         rms = optax.scale_by_rms(cfg.rmsprop_decay, cfg.eps, float(tf), eps_in_sqrt=tf)
         return [*decay, rms, *momentum, factors]
     if cfg.name == "lars":
-        lars = scale_by_lars(
-            cfg.lars_coefficient, cfg.weight_decay, lambda params: _decays(cfg, params)
-        )
+        lars = scale_by_lars(cfg.lars_coefficient, cfg.weight_decay, mask)
         return [lars, *momentum, factors]
     if cfg.name == "lion":
         return [optax.scale_by_lion(cfg.beta1, cfg.beta2), *decay, factors]

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from imgclass.optim import averaging, muon
@@ -34,6 +35,7 @@ def make_update(
       (state, gradient of its parameters, batch statistics after the forward pass) -> (the next
       state, with one more step; the learning rate f32[] of this update).
     """
+    weights = _weights(schedule, total) if cfg.schedule_free else np.zeros(0, np.float32)
 
     def update(state: TrainState, grads: Any, batch_stats: Any) -> tuple[TrainState, jax.Array]:
         rate = schedule(state.step)
@@ -42,10 +44,7 @@ def make_update(
         updates = jax.tree.map(lambda u: -rate * u, updates)
         done = state.step + 1
         if cfg.schedule_free:
-            # From the schedule and not from a running sum: one thing less to save.
-            squares = jnp.square(schedule(jnp.arange(total, dtype=jnp.int32)))
-            so_far = jnp.where(jnp.arange(total) < done, squares, 0.0)
-            weight = jnp.square(rate) / jnp.sum(so_far)
+            weight = jnp.asarray(weights)[state.step]
             slow, ema, params = averaging.schedule_free(
                 cfg, weight, state.slow, state.ema, updates, batch_stats
             )
@@ -66,3 +65,14 @@ def make_update(
         return new, rate
 
     return update
+
+
+def _weights(schedule: Schedule, total: int) -> np.ndarray:
+    """Returns f32[total], the square of each update's rate over the sum of squares up to it.
+
+    From the schedule and not from a running sum in the state: one thing less to save.
+    """
+    with jax.ensure_compile_time_eval():  # also where the step is made while a program is traced
+        rates = np.asarray(schedule(jnp.arange(total, dtype=jnp.int32)), np.float64)
+    squares = np.square(rates)
+    return (squares / np.cumsum(squares)).astype(np.float32)

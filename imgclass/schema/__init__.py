@@ -4,13 +4,15 @@
 duration stands here once (`Duration`) and may be given in any of its units.
 """
 
+from collections.abc import Iterator
+
 from imgclass.schema.data import DATA
 from imgclass.schema.methods import AUGMENT, LOSS, OPTIM
 from imgclass.schema.model import MODEL
 from imgclass.schema.rules import ANY, UNITS, Duration, Key, Rule, within
 from imgclass.schema.running import CHECKPOINT, EVAL, LOG, TRAIN
 
-__all__ = ["SCHEMA", "UNITS", "Duration", "Key", "Rule", "markdown"]
+__all__ = ["SCHEMA", "UNITS", "Duration", "Key", "Rule", "entries", "markdown", "paths"]
 
 SCHEMA: dict[str, dict[str, Key | Duration] | Key] = {
     "seed": Key(
@@ -28,6 +30,27 @@ SCHEMA: dict[str, dict[str, Key | Duration] | Key] = {
     "checkpoint": CHECKPOINT,
     "log": LOG,
 }
+
+
+def entries() -> Iterator[tuple[str, Key | Duration]]:
+    """Yields every ('section.key', what it is); a duration once, without its unit."""
+    for section, entry in SCHEMA.items():
+        if isinstance(entry, Key):
+            yield section, entry
+        else:
+            for name, key in entry.items():
+                yield f"{section}.{name}", key
+
+
+def paths() -> Iterator[str]:
+    """Yields the path of every key of a config, such as 'optim.lr'; a duration's for each unit.
+
+    >>> [path for path in paths() if path.startswith("train.total")][:2]
+    ['train.total_steps', 'train.total_examples']
+    """
+    for path, key in entries():
+        units = [f"_{unit}" for unit in UNITS] if isinstance(key, Duration) else [""]
+        yield from (path + unit for unit in units)
 
 
 def markdown() -> str:

@@ -226,7 +226,7 @@ OPTIM: dict[str, Key | Duration] = {
         at_least(0.0),
     ),
     "no_decay": Key(
-        r"(^|/)(bias|scale)$",
+        r"(^|/)(bias|scale|layer_scale|class_token|position_embedding)$",
         "Regular expression on a parameter's path; matches are not decayed. '' decays all.",
         ANY,
     ),

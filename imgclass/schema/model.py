@@ -13,7 +13,9 @@ from imgclass.schema.rules import (
 )
 
 MODEL: dict[str, Key | Duration] = {
-    "name": Key("cnn", "Which architecture: cnn, resnet18, resnet34, resnet50, ...", NOT_EMPTY),
+    "name": Key(
+        "cnn", "Which architecture: cnn, resnet50, ...; `imgclass models` lists all.", NOT_EMPTY
+    ),
     "pretrained": Key(
         "",
         "Weights to begin with: a file (.safetensors, .pth, .weights.h5), a run folder, or a name "
@@ -58,11 +60,15 @@ MODEL: dict[str, Key | Duration] = {
         ),
     ),
     "batch_norm": Key(False, "cnn: batch norm after each convolution.", ANY),
-    "dropout": Key(0.0, "Rate before the last dense layer.", within(0.0, 1.0, below=True)),
+    "dropout": Key(
+        0.0,
+        "Rate before the last dense layer; in VGG after both hidden ones, in WRN inside blocks.",
+        within(0.0, 1.0, below=True),
+    ),
     "drop_path": Key(
         0.0,
         "Stochastic depth: rate at which the last residual branch is dropped, rising linearly "
-        "from 0 at the first.",
+        "from 0; MobileNet and EfficientNet stop one block short of it, as published.",
         within(0.0, 1.0, below=True),
     ),
     "hidden": Key((), "cnn: widths of dense layers before the last.", each(COUNT)),
@@ -73,8 +79,14 @@ MODEL: dict[str, Key | Duration] = {
     ),
     "stem": Key(
         "imagenet",
-        "resnet: 'imagenet' (7x7 stride 2, max-pool) or 'cifar' (3x3 stride 1).",
+        "resnet, resnetv2, densenet: 'imagenet' (7x7 stride 2, max-pool) or 'cifar' (3x3 stride "
+        "1).",
         one_of("imagenet", "cifar"),
     ),
-    "zero_init_residual": Key(True, "resnet: start each block's last batch-norm scale at 0.", ANY),
+    "zero_init_residual": Key(
+        True,
+        "resnet, resnext, wide_resnet, seresnet, seresnext: start each block's last batch-norm "
+        "scale at 0.",
+        ANY,
+    ),
 }

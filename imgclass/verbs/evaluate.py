@@ -30,7 +30,7 @@ def add(verbs: parsing.Verbs) -> None:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Does it; returns the exit status."""
-    from imgclass import build, run
+    from imgclass import feeds, run
     from imgclass.data import dataset
     from imgclass.evaluate import restore, score
 
@@ -40,7 +40,7 @@ def evaluate(args: argparse.Namespace) -> int:
             f"{args.run}: imported without data; import it with --config.data.name=DATA"
         )
     data = dataset.open_dataset(found.task.config, found.data)
-    feed = build.eval_feed(found.task, data, args.split)
+    feed = feeds.eval_feed(found.task, data, args.split)
     if feed is None:
         have = ", ".join(role for role, split in data.splits.items() if len(split))
         raise UsageError(f"{args.run}: its data has no {args.split} split; it has {have}")

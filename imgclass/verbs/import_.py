@@ -4,12 +4,12 @@ import argparse
 import json
 import pathlib
 
+from imgclass import schema
 from imgclass.errors import UsageError
-from imgclass.schema import SCHEMA, Key
 from imgclass.verbs import parsing
 
-# The keys that matter to a model that is used and not trained.
-_SECTIONS = ("data", "model")
+# The sections of keys that matter to a model that is used and not trained.
+_SECTIONS = ("data.", "model.")
 
 
 def add(verbs: parsing.Verbs) -> None:
@@ -31,8 +31,9 @@ def add(verbs: parsing.Verbs) -> None:
     group = verb.add_argument_group(
         "keys", "--config.data.KEY=VALUE and --config.model.KEY=VALUE; docs/config.md"
     )
-    for key in _keys():
-        group.add_argument(f"--config.{key}", help=argparse.SUPPRESS)
+    for path in schema.paths():
+        if path.startswith(_SECTIONS):
+            group.add_argument(f"--config.{path}", help=argparse.SUPPRESS)
 
 
 def import_(args: argparse.Namespace) -> int:
@@ -63,8 +64,7 @@ def import_(args: argparse.Namespace) -> int:
             "classes it is then about"
         )
     names = None if has_data else class_names.read(args.classes)
-    meant = frozenset(path.removeprefix("data.") for path in given)
-    found = imported.make_run(pathlib.Path(args.output), config, names, meant)
+    found = imported.make_run(pathlib.Path(args.output), config, names, frozenset(given))
     if args.json:
         print(json.dumps({"run": args.output} | found))
         return 0
@@ -83,12 +83,3 @@ def import_(args: argparse.Namespace) -> int:
 
 def _short(values: tuple[float, ...]) -> str:
     return ", ".join(f"{value:.3f}" for value in values) or "none"
-
-
-def _keys() -> list[str]:
-    return [
-        f"{section}.{name}"
-        for section in _SECTIONS
-        for name, key in dict(SCHEMA[section]).items()  # type: ignore[arg-type]
-        if isinstance(key, Key)
-    ]

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from imgclass.schema import SCHEMA, UNITS, Duration, Key
+from imgclass import schema
 from imgclass.verbs import parsing
 
 
@@ -21,7 +21,7 @@ def add(verbs: parsing.Verbs) -> None:
         help="where to draw the curve (default lr_find.png); '' is nowhere",
     )
     group = verb.add_argument_group("keys", "--config.KEY=VALUE, as for main.py; docs/config.md")
-    for key in _keys():
+    for key in schema.paths():
         group.add_argument(f"--config.{key}", help=argparse.SUPPRESS)
 
 
@@ -54,16 +54,3 @@ def lr_find(args: argparse.Namespace) -> int:
     if args.plot:
         print(f"{args.plot}: the loss over the rate")
     return 0
-
-
-def _keys() -> list[str]:
-    """Returns every key of a config, a duration's once for each unit."""
-    found: list[str] = []
-    for section, entries in SCHEMA.items():
-        if isinstance(entries, Key):
-            found.append(section)
-            continue
-        for name, key in entries.items():
-            units = [f"_{unit}" for unit in UNITS] if isinstance(key, Duration) else [""]
-            found += [f"{section}.{name}{unit}" for unit in units]
-    return found

@@ -75,9 +75,7 @@ def test_torchvisions_second_recipe_runs_with_a_small_net(pictures, tmp_path):
         "imagenet_resnet50:v2",
         "imagenet_rsb:a1",
         "imagenet_mobilenet_v3:small",
-        "imagenet_efficientnet:b0",
         "imagenet_convnext:tiny",
-        "imagenet_regnet:y_400mf",
     ],
 )
 def test_the_others_run(name, pictures, tmp_path):

@@ -79,6 +79,7 @@ def test_eight_devices_choose_the_same_pixels_bit_for_bit():
     np.testing.assert_array_equal(one[1], eight[1])
 
 
+@pytest.mark.slow
 def test_eight_devices_agree_to_rounding_on_blended_values():
     # The two programs are fused differently: 7e-7 was seen, and another draw is off by 0.1.
     one, eight = on_one_and_on_eight_devices(compiled(tuple(EVERYTHING.items()), (8, 8), 3))

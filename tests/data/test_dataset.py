@@ -70,15 +70,15 @@ def test_a_second_start_leaves_out_the_same_without_looking_again(pictures, monk
 def test_a_file_that_cannot_be_read_is_left_out_like_one_that_cannot_be_decoded(
     pictures, monkeypatch
 ):
-    read_bytes = pathlib.Path.read_bytes
+    opens = pathlib.Path.open
 
-    def denied(path):
+    def denied(path, *how, **more):
         if path.name == "0004.png" and path.parent.parent.name == "train":
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return read_bytes(path)
+        return opens(path, *how, **more)
 
     whole = dataset.describe(dataset.open_dataset(tiny.config(pictures)))["splits"]
-    monkeypatch.setattr(pathlib.Path, "read_bytes", denied)
+    monkeypatch.setattr(pathlib.Path, "open", denied)
     opened = dataset.open_dataset(tiny.config(pictures, SKIP))
     (bad,) = opened.bad["train"]
     assert bad.name == "train/class1/0004.png"

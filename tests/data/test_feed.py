@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgclass import build, parallel
+from imgclass import build, feeds, parallel
 from imgclass.data import dataset, feed, folder, order
 from imgclass.data.arrays import ArraySplit
 from imgclass.data.preprocess import Preprocess
@@ -134,9 +134,9 @@ def test_the_config_reaches_the_feeds(tmp_path):
         data = dataset.open_dataset(config)
         mesh = parallel.make_mesh(1, config.train.batch_size)
         task = build.make(config, data.source.class_names, data.prepare, mesh, 6, 0)
-        evaluation = build.eval_feed(task, data, "validation")
+        evaluation = feeds.eval_feed(task, data, "validation")
         assert (evaluation._ahead, evaluation._keep) == (1, cached)
-        training = build.train_feed(task, data)
+        training = feeds.train_feed(task, data)
         if kind == "stream":
             training.batch(0)
             assert len(training._pending) == 1

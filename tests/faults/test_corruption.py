@@ -214,7 +214,7 @@ def test_a_damaged_compilation_cache_costs_a_warning_and_the_time(data, tmp_path
     config = tiny.config(data, tiny.FULL)
     train.train_and_evaluate(config, tmp_path / "before")
     entries = sorted(path for path in compiled.iterdir() if path.name.endswith("-cache"))
-    assert len(entries) > 6
+    assert len(entries) >= 5
     for number, path in enumerate(entries):
         path.write_bytes((flipped, half, zeros)[number % 3](path.read_bytes()))
     jax.clear_caches()

@@ -73,6 +73,7 @@ def test_fitting_sets_the_kernel_and_nothing_else():
     assert model.sample == 5000
 
 
+@pytest.mark.slow
 def test_training_leaves_the_whitening_kernel_alone():
     model = create("airbench96")
     variables = model.init(jax.random.key(0))

@@ -15,8 +15,6 @@ from tests.models.reference import draw
 QUICK = {
     "timm-convnext_atto",
     "timm-resnetv2_18",
-    "torchvision-mobilenet_v3_small",
-    "torchvision-regnet_y_400mf",
     "torchvision-resnet18",
 }
 

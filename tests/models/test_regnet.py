@@ -159,6 +159,7 @@ def test_config_reaches_the_module(model_config):
     assert module.batch_norm_group == 4
 
 
+@pytest.mark.slow
 def test_gradients_equal_float64():
     # In float64 XLA compiles other code. ReLU's kink moves a tensor by up to half a percent where
     # a value falls on the other side of it; a wrong gradient is wrong by far more than 2%.

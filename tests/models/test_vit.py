@@ -133,6 +133,7 @@ def test_config_reaches_the_module(model_config):
     assert (module.dropout, module.drop_path) == (0.2, 0.1)
 
 
+@pytest.mark.slow
 def test_gradients_equal_float64():
     # In float64 XLA compiles other code.
     def gradients(dtype):

@@ -4,23 +4,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgclass import optim
+from imgclass.optim import averaging
 from tests.optim.sections import section
 
 
 def test_ema_by_hand():
     # 0.9 * 1 + 0.1 * 2 = 1.1, then 0.9 * 1.1 + 0.1 * 2 = 1.19.
     ema, new = {"w": jnp.array([1.0])}, {"w": jnp.array([2.0])}
-    once = optim.ema_update(ema, new, 0.9)
+    once = averaging.ema_update(ema, new, 0.9)
     np.testing.assert_allclose(once["w"], [1.1], rtol=1e-6)
-    np.testing.assert_allclose(optim.ema_update(once, new, 0.9)["w"], [1.19], rtol=1e-6)
-    np.testing.assert_array_equal(optim.ema_update(ema, new, 0.0)["w"], [2.0])
+    np.testing.assert_allclose(averaging.ema_update(once, new, 0.9)["w"], [1.19], rtol=1e-6)
+    np.testing.assert_array_equal(averaging.ema_update(ema, new, 0.0)["w"], [2.0])
 
 
 def averaged(cfg, total, weights, step=0):
     """The average after each update, of weights of those values and statistics of the reverse."""
     both = {"params": {"w": jnp.array(0.0)}, "batch_stats": {"w": jnp.array(0.0)}}
-    take = jax.jit(lambda t, ema, p, s: optim.average(cfg, total, t, ema, p, s))
+    take = jax.jit(lambda t, ema, p, s: averaging.average(cfg, total, t, ema, p, s))
     found, ema = [], both
     for t, w in enumerate(weights, start=step + 1):
         ema = take(jnp.int32(t), ema, {"w": jnp.float32(w)}, {"w": jnp.float32(-w)})
@@ -69,7 +69,7 @@ def looked_ahead(cfg, total, moves):
     params, stats, path = tree, tree, []
     for t, move in enumerate(moves, start=1):
         params, stats = {"w": params["w"] + move}, {"w": stats["w"] - move}
-        slow, params, stats = jax.jit(lambda t, *trees: optim.lookahead(cfg, total, t, *trees))(
+        slow, params, stats = jax.jit(lambda t, *trees: averaging.lookahead(cfg, total, t, *trees))(
             jnp.int32(t), slow, params, stats
         )
         np.testing.assert_allclose(stats["w"], -params["w"], rtol=1e-6)
@@ -108,26 +108,26 @@ def test_power_zero_is_lookahead_with_a_constant_share():
 
 def test_lookahead_is_off_by_default_and_touches_nothing():
     trees = {}, {"w": jnp.ones(1)}, {"m": jnp.ones(1)}
-    got = optim.lookahead(section(), 5, 1, *trees)
+    got = averaging.lookahead(section(), 5, 1, *trees)
     assert all(a is b for a, b in zip(got, trees, strict=True))
 
 
 def test_a_nan_does_not_reach_slow_weights_before_their_turn():
     bad, good = {"w": jnp.array(jnp.nan)}, {"w": jnp.array(1.0)}
     slow = {"params": good, "batch_stats": good}
-    slow, params, _ = optim.lookahead(section(lookahead_steps=2), 9, 1, slow, bad, bad)
+    slow, params, _ = averaging.lookahead(section(lookahead_steps=2), 9, 1, slow, bad, bad)
     assert float(slow["params"]["w"]) == 1.0
     assert np.isnan(params["w"])
 
 
 def test_only_averaging_runs_have_an_average():
-    assert not optim.averages(section())
+    assert not averaging.averages(section())
     for changes in ({"ema_decay": 0.5}, {"swa_start": 0.5}, {"schedule_free": True}):
-        assert optim.averages(section(**changes))
-    assert optim.average(section(), 5, 1, {}, {"w": jnp.ones(1)}, {}) == {}
+        assert averaging.averages(section(**changes))
+    assert averaging.average(section(), 5, 1, {}, {"w": jnp.ones(1)}, {}) == {}
 
 
 def test_only_lookahead_and_schedule_free_keep_slow_weights():
-    assert not optim.keeps_slow(section(ema_decay=0.5))
-    assert optim.keeps_slow(section(lookahead_steps=5))
-    assert optim.keeps_slow(section(schedule_free=True))
+    assert not averaging.keeps_slow(section(ema_decay=0.5))
+    assert averaging.keeps_slow(section(lookahead_steps=5))
+    assert averaging.keeps_slow(section(schedule_free=True))

@@ -23,7 +23,8 @@ def problems(overrides, **changes):
         ({"name": "muon", "muon_params": "("}, "optim.muon_params='(': not a regular expression"),
         (
             {"ema_decay": 0.9, "swa_start": 0.5},
-            "optim.ema_decay and optim.swa_start exclude each other",
+            "optim.ema_decay and optim.swa_start exclude each other: set ema_decay=0 or "
+            "swa_start=1",
         ),
         ({"schedule_free": True}, NEEDS),  # with adam
         ({"name": "adamw", "schedule_free": True, "schedule": "cosine"}, NEEDS),

@@ -25,7 +25,7 @@ def test_layers_in_the_order_of_their_numbers():
         ["head", "norm", "bn", "hidden1", "classifier2"],
     ]
     params = {name: {"kernel": 0.0} for layer in names for name in layer}
-    factors = optim.layer_factors(params, 0.5)
+    factors = depth.layer_factors(params, 0.5)
     for below, layer in enumerate(reversed(names)):
         assert {factors[name]["kernel"] for name in layer} == {0.5**below}
 

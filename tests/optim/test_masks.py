@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgclass import config, optim
+from imgclass import config, models, optim
 from imgclass.errors import UsageError
 from imgclass.optim import masks
 from tests.optim.sections import section
@@ -26,15 +26,36 @@ def test_decay_mask_by_path():
         "norm": {"scale": 0.0, "bias": 0.0},
         "scaled": {"prescale": 0.0},
     }
-    default = optim.decay_mask(params, config.defaults().optim.no_decay)
+    default = masks.decay_mask(params, config.defaults().optim.no_decay)
     assert default == {
         "bias_net": {"kernel": True, "bias": False},
         "norm": {"scale": False, "bias": False},
         "scaled": {"prescale": True},
     }
-    assert all(jax.tree.leaves(optim.decay_mask(params, "")))
-    assert optim.decay_mask(params, "^norm/")["norm"] == {"scale": False, "bias": False}
-    assert optim.decay_mask(params, "^norm/")["bias_net"] == {"kernel": True, "bias": True}
+    assert all(jax.tree.leaves(masks.decay_mask(params, "")))
+    assert masks.decay_mask(params, "^norm/")["norm"] == {"scale": False, "bias": False}
+    assert masks.decay_mask(params, "^norm/")["bias_net"] == {"kernel": True, "bias": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("convnext_tiny", {"bias", "scale", "layer_scale"}),
+        ("vit_ti_4", {"bias", "scale", "class_token", "position_embedding"}),
+    ],
+)
+def test_of_the_families_with_parameters_of_their_own_only_kernels_decay(name, others):
+    cfg = config.defaults()
+    cfg.model.name = name
+    model = models.create(cfg.model, 3, (32, 32, 3))
+    params = jax.eval_shape(model.init, jax.random.key(0))["params"]
+    found = {True: set(), False: set()}
+
+    def note(path, decays):
+        found[decays].add(path.rpartition("/")[2])
+
+    masks.map_named(note, masks.decay_mask(params, cfg.optim.no_decay))
+    assert found == {True: {"kernel"}, False: others}
 
 
 @pytest.mark.parametrize("key", ["no_decay", "freeze", "muon_params"])
@@ -45,12 +66,12 @@ def test_a_bad_pattern_is_refused_at_once(key):
 
 def test_the_first_factor_whose_pattern_is_found_counts():
     factors = ("bias$=64", "^head=0.5", "head=7")
-    assert optim.lr_factors(PARAMS, factors) == {
+    assert masks.lr_factors(PARAMS, factors) == {
         "stem": {"kernel": 1.0},
         "head": {"kernel": 0.5, "bias": 64.0},
     }
     # The number is after the last equals sign: a pattern may look ahead with one.
-    assert optim.lr_factors({"a=b": 0.0, "a": 0.0}, ("a(?=[=])=2",)) == {"a=b": 2.0, "a": 1.0}
+    assert masks.lr_factors({"a=b": 0.0, "a": 0.0}, ("a(?=[=])=2",)) == {"a=b": 2.0, "a": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -149,7 +170,7 @@ def test_the_frozen_have_no_part_in_the_norm_that_is_clipped():
 
 def test_the_gradient_of_the_frozen_is_zero():
     def loss(params):
-        params = optim.stop_frozen(section(freeze="^head/bias"), params)
+        params = masks.stop_frozen(section(freeze="^head/bias"), params)
         return sum(jnp.sum(p * p) for p in jax.tree.leaves(params))
 
     grads = jax.grad(loss)(PARAMS)

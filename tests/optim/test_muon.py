@@ -100,7 +100,7 @@ def trained(cfg, steps=3):
     tx = optim.create(cfg)
     state, update = tx.init(params), jax.jit(tx.update)
     for t in range(steps):
-        params = optim.project(cfg, params)
+        params = muon.project(cfg, params)
         updates, state = update(float32(gradient(t)), state, params)
         params = jax.tree.map(lambda p, u: p - 0.1 * u, params, updates)
     return params
@@ -161,9 +161,9 @@ def test_the_head_is_no_matrix_of_muon_and_patterns_choose():
 
 def test_normalizing_leaves_everything_else_as_it_is():
     params = float32(PARAMS)
-    assert optim.project(section(name="muon"), params) is params
-    assert optim.project(section(name="sgd", muon_normalize=True), params) is params
-    got = optim.project(section(name="muon", muon_normalize=True), params)
+    assert muon.project(section(name="muon"), params) is params
+    assert muon.project(section(name="sgd", muon_normalize=True), params) is params
+    got = muon.project(section(name="muon", muon_normalize=True), params)
     np.testing.assert_allclose(np.linalg.norm(got["conv1"]["kernel"]), 2.0, rtol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(got["point"]["kernel"]), 3.0, rtol=1e-6)
     np.testing.assert_array_equal(got["head"]["kernel"], params["head"]["kernel"])

@@ -125,12 +125,16 @@ def test_adamw_decays_apart_from_the_gradient(hat):
     assert_same(run(cfg), loop(step))
 
 
-def test_lamb_scales_each_array_to_its_norm():
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_lamb_scales_each_decayed_array_to_its_norm(decay):
     def step(w, g, memory, t, decays):
-        direction = adam_direction(g, memory, t, 0.5, False) + (0.3 * w if decays else 0.0)
-        return w - rate(t) * np.linalg.norm(w) / np.linalg.norm(direction) * direction
+        direction = adam_direction(g, memory, t, 0.5, False)
+        if decays:
+            direction = direction + decay * w
+            direction = np.linalg.norm(w) / np.linalg.norm(direction) * direction
+        return w - rate(t) * direction
 
-    cfg = section(name="lamb", eps=0.5, weight_decay=0.3, **BETAS)
+    cfg = section(name="lamb", eps=0.5, weight_decay=decay, **BETAS)
     assert_same(run(cfg), loop(step))
 
 

@@ -8,6 +8,7 @@ import pytest
 from optax import contrib
 
 from imgclass import optim
+from imgclass.optim import update as update_lib
 from imgclass.state import TrainState
 from tests.optim.sections import section
 
@@ -59,7 +60,7 @@ def test_matrices_are_normalised_before_their_update():
     cfg = section(name="muon", momentum=0.0, lr=0.5, muon_steps=1, muon_normalize=True)
     params = {"conv": {"kernel": jnp.full((1, 1), 2.0)}}
     tx = optim.create(cfg)
-    state = TrainState(jnp.int32(0), KEY, params, {}, tx.init(params), {})
+    state = TrainState(jnp.int32(0), KEY, params, {}, tx.init(params), {}, {})
     update = optim.make_update(cfg, tx, optim.schedule(cfg, 10, 0), 10)
     state, _ = update(state, {"conv": {"kernel": jnp.full((1, 1), 7.0)}}, {})
     quintic = 3.4445 - 4.7750 + 2.0315
@@ -104,3 +105,28 @@ def test_schedule_free_is_that_of_optax(name):
     # What is evaluated has the statistics of the weights that train.
     np.testing.assert_array_equal(ours.ema["batch_stats"]["m"], [7.0])
     np.testing.assert_array_equal(ours.batch_stats["m"], [7.0])
+
+
+def test_schedule_free_weighs_by_the_square_of_the_rate_also_where_a_program_makes_the_step():
+    """Rates 1/2, 1, 1: c = 1, 4/5, 4/9. From 1: z = 1/2, -1/2, -3/2, x = 1/2, -0.3, -5/6.
+
+    A step that learns from a teacher is made while its program is traced.
+    """
+    cfg = section(name="sgd", lr=1.0, warmup_factor=0.5, schedule_free=True, momentum=0.5)
+    schedule, tx = optim.schedule(cfg, 3, 1), optim.create(cfg)
+    weights = {"params": {"w": jnp.array([1.0])}, "batch_stats": {}}
+    opt_state = tx.init(weights["params"])
+    state = TrainState(jnp.int32(0), KEY, **weights, opt_state=opt_state, ema=weights, slow=weights)
+    update = jax.jit(lambda *arguments: optim.make_update(cfg, tx, schedule, 3)(*arguments))
+    for z, x in ((0.5, 0.5), (-0.5, -0.3), (-1.5, -5 / 6)):
+        state, _ = update(state, {"w": jnp.array([1.0])}, {})
+        np.testing.assert_allclose(state.slow["params"]["w"], [z], rtol=1e-5)
+        np.testing.assert_allclose(state.ema["params"]["w"], [x], rtol=1e-5)
+
+
+def test_a_long_schedule_free_run_sums_its_rates_in_more_digits_than_it_keeps():
+    """Of equal rates the t-th weight is 1 / t; summed one by one in float32 it is off by 9e-4."""
+    total = 300_000
+    weights = update_lib._weights(lambda steps: jnp.full(steps.shape, 0.1, jnp.float32), total)
+    assert (weights.dtype, weights.shape) == (np.float32, (total,))
+    np.testing.assert_allclose(weights, 1 / np.arange(1, total + 1), rtol=1e-7)

@@ -81,14 +81,18 @@ def test_there_and_back_gives_the_same_figures(base, exported, root, tmp_path, c
         status, out, _ = ask(capsys, "evaluate", run, "--split=test", "--json")
         assert status == 0
         found = json.loads(out.splitlines()[-1])
-        figures.append({k: v for k, v in found.items() if k not in ("run", "step", "split")})
+        figures.append(
+            {k: v for k, v in found.items() if isinstance(v, float | int) and k != "step"}
+        )
     assert figures[1] == pytest.approx(figures[0], rel=1e-6)  # in other batches
     assert figures[0]["examples"] == 11
     start = json.loads((folder / "environment.json").read_text())["starts"][0]
     assert start["pretrained"]["sha256"] == weight_files.read(exported).sha256
 
 
-def test_without_data_it_predicts(base, exported, tmp_path, capsys):
+def test_without_data_it_predicts(base, exported, tmp_path, capsys, monkeypatch):
+    read, file = [], weight_files.read
+    monkeypatch.setattr(weight_files, "read", lambda path: read.append(path) or file(path))
     names = tmp_path / "names.txt"
     names.write_text("0\n1\n2\n")
     folder = tmp_path / "again"
@@ -96,6 +100,7 @@ def test_without_data_it_predicts(base, exported, tmp_path, capsys):
         capsys, "import", exported, *keys(base), f"--classes={names}", f"--output={folder}"
     )
     assert (status, err) == (0, "")
+    assert read == [exported]  # once
     lines = out.splitlines()
     assert lines[0].startswith(f"{folder}: cnn, ")
     assert lines[-1] == f"  imgclass predict {folder} PICTURE-OR-FOLDER..."
@@ -162,7 +167,9 @@ def test_what_weights_were_published_with(tmp_path):
     section.model.name = "resnet50"
     weights = tmp_path / "model.safetensors"
     found = imported.defaults(section, weights, "timm")
-    assert (found["image_size"], found["interpolation"]) == ((224, 224), "bicubic")
+    assert (found["data.image_size"], found["data.interpolation"]) == ((224, 224), "bicubic")
+    assert (found["data.mean"], found["data.crop_fraction"]) == ((0.485, 0.456, 0.406), 0.875)
+    assert "data.name" not in found  # whose pictures they are is another matter
     assert imported.defaults(section, weights, "imgclass") == {}
     # Of timm/resnet50.a1_in1k.
     timm = {
@@ -174,12 +181,30 @@ def test_what_weights_were_published_with(tmp_path):
     }
     (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": timm}))
     found = imported.defaults(section, weights, "timm")
-    assert (found["crop_fraction"], found["resize"]) == (0.95, "crop")
-    assert found["mean"] == (0.485, 0.456, 0.406)
+    assert (found["data.crop_fraction"], found["data.resize"]) == (0.95, "crop")
+    assert found["data.mean"] == (0.485, 0.456, 0.406)
     # TensorFlow's (x - 127) / 128 of x in 0 to 255.
     section.model.name = "efficientnet_lite0"
     lite = imported.defaults(section, tmp_path / "no" / "a.pth", "efficientnet_lite_pytorch")
-    assert (255 - 255 * lite["mean"][0]) / (255 * lite["std"][0]) == 1.0
+    assert (255 - 255 * lite["data.mean"][0]) / (255 * lite["data.std"][0]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("library", "given", "epsilon"),
+    [
+        ("timm", {}, 1e-5),
+        ("timm", {"model.batch_norm_epsilon": 1e-4}, 1e-4),
+        ("torchvision", {}, 0),
+    ],
+)
+def test_timms_mobilenet_v3_comes_with_its_epsilon(monkeypatch, tmp_path, library, given, epsilon):
+    """0 is the architecture's own, 0.001 as in torchvision; timm has 1e-5."""
+    monkeypatch.setattr(imported, "_library_of", lambda config, tensors: library)
+    section = config.defaults()
+    section.model.update(name="mobilenet_v3_small", **{k[6:]: v for k, v in given.items()})
+    file = weight_files.WeightFile(tmp_path / "a.pth", "", {})
+    filled = imported._filled(config.resolve(section), file, frozenset(given))
+    assert filled.model.batch_norm_epsilon == epsilon
 
 
 @pytest.fixture
