@@ -68,7 +68,7 @@ def test_a_split_that_is_not_there_has_no_feed(tmp_path):
 
 @pytest.mark.parametrize("random", [False, True])
 def test_random_crops_are_drawn_from_the_whole_picture(tmp_path, random):
-    """With a crop fraction of a half the border, here white, is left out, but of what is cropped."""
+    """With a crop fraction of a half the border, here white, is left out, or else is seen."""
     images = np.full((6, 16, 16, 3), 255, np.uint8)
     images[:, 4:12, 4:12] = 0
     path = tmp_path / "framed.npz"
