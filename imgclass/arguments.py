@@ -105,10 +105,21 @@ def parse(
     given = values["config"]
     if len(rest) > 1 or not isinstance(given.value, ml_collections.ConfigDict):
         raise _diagnosis(argv, values)
+    _check_repeated(argv)
     overrides = config_flags.get_override_values(given)
     config = config_lib.resolve(given.value, overrides)
     config_lib.check(config, overrides, models.used_keys())
     return config, pathlib.Path(config_flags.get_config_filename(given).split(":")[0]).stem
+
+
+def _check_repeated(argv: Sequence[str]) -> None:
+    """Raises UsageError for a tuple given twice, whose values ml_collections would join."""
+    kinds = config_lib.kinds()
+    names = [word.removeprefix("--").partition("=")[0] for word in argv[1:]]
+    keys = [name.removeprefix("config.") for name in names if name.startswith("config.")]
+    twice = sorted({key for key in keys if keys.count(key) > 1 and kinds.get(key) is tuple})
+    if twice:
+        raise UsageError("\n".join(f"{key}: given twice; give it once" for key in twice))
 
 
 def _diagnosis(

@@ -5,6 +5,7 @@ model no tensor shows, with what the weights were published with, where that is 
 trained.
 """
 
+import dataclasses
 import json
 import logging
 import pathlib
@@ -43,9 +44,15 @@ def defaults(config: ml_collections.ConfigDict, source: pathlib.Path, library: s
 
     Args:
       config: gives the model's name.
-      source: the file; timm keeps a config.json beside it that says exactly.
+      source: the file; our own have it in their header, timm keeps a config.json beside it.
       library: whose names the tensors have; one that is not known gives nothing.
     """
+    own = weight_files.about(source).get("preprocess")
+    if own is not None:  # `imgclass export` wrote it
+        prepare = preprocess.Preprocess.from_json(json.loads(own))
+        standardize = "given" if prepare.mean else "none"
+        found = dataclasses.asdict(prepare) | {"standardize": standardize}
+        return {f"data.{key}": value for key, value in found.items()}
     if library not in _PUBLISHED:
         return {}
     side = models.input_size(config.model.name)

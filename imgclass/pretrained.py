@@ -70,8 +70,10 @@ def load(
     try:
         if file is not None:
             found = file
-        elif (pathlib.Path(source) / "config.json").is_file():
-            found = _from_run(pathlib.Path(source), config.model.name, class_names, prepare)
+        elif (pathlib.Path(source).expanduser() / "config.json").is_file():
+            found = _from_run(
+                pathlib.Path(source).expanduser(), config.model.name, class_names, prepare
+            )
         else:
             found = weight_files.read(find(source))
         shapes = jax.eval_shape(model.init, jax.random.key(0))
@@ -107,6 +109,8 @@ def find(source: str) -> pathlib.Path:
     hub = _HUB.fullmatch(source)
     if hub and not path.exists():
         return _fetch(hub["repository"] or hub["timm"], _HUB_FILES)
+    if (path / "config.json").is_file():
+        raise UsageError(f"{source} is a run already; its weights can be used as they are")
     words = "a folder, but no run: it has no config.json" if path.is_dir() else "no such file"
     raise UsageError(
         f"{source}: {words}. Give a {', '.join(weight_files.SUFFIXES)} file, a run folder, or "

@@ -300,3 +300,8 @@ def test_running_out_of_memory_is_one_line(error, expected, capsys):
         arguments._guarded(train, None, "")
     assert stopped.value.code == expected
     assert re.fullmatch(r"out of memory: .*data\.feed=stream.*\n", capsys.readouterr().err)
+
+
+def test_a_tuple_given_twice_is_not_joined():
+    words = ("--config.model.filters=(8,)", "--config.model.filters=(4,)")
+    assert refused(CNN, *words) == ["model.filters: given twice; give it once"]

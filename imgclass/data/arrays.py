@@ -117,6 +117,8 @@ def open_arrays(path: pathlib.Path) -> Native:
 
 
 def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise UsageError(f"{path} is not a regular file")
     try:
         # Opened here, because np.load leaves the file open when it finds it damaged.
         with open(path, "rb") as file:

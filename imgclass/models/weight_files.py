@@ -7,6 +7,7 @@
 import dataclasses
 import hashlib
 import io
+import os
 import pathlib
 import zipfile
 from collections.abc import Mapping
@@ -97,6 +98,21 @@ def _safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: not a whole .safetensors file ({error})") from None
 
 
+def _check_memory(unpacked: int) -> None:
+    """Raises ValueError if what a file unpacks to is more than half of this machine's memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if unpacked > memory // 2:
+        raise ValueError(f"{unpacked:,} bytes unpacked, more than half of this machine's memory")
+
+
+def about(path: pathlib.Path) -> dict[str, str]:
+    """Returns the texts that `write` keeps in the header; {} of another file."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {}
+    with safetensors.safe_open(path, "numpy") as file:
+        return file.metadata() or {}
+
+
 def _keras(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         import h5py
@@ -107,6 +123,7 @@ def _keras(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         if path.suffix == ".keras":
             with zipfile.ZipFile(path) as archive:
+                _check_memory(archive.getinfo("model.weights.h5").file_size)
                 content = archive.read("model.weights.h5")
         else:
             content = path.read_bytes()
@@ -115,11 +132,14 @@ def _keras(path: pathlib.Path) -> dict[str, np.ndarray]:
         def take(name: str, item: Any) -> None:  # links to other files are not followed
             layer, _, place = name.removeprefix("layers/").partition("/vars/")
             if isinstance(item, h5py.Dataset) and name.startswith("layers/") and place:
+                if item.dtype.kind not in "fiu":
+                    raise ValueError(f"{name} holds no numbers")
+                _check_memory(sum(a.nbytes for a in tensors.values()) + item.nbytes)
                 tensors[f"{layer}/{place}"] = item[()]
 
         with h5py.File(io.BytesIO(content), "r") as file:
             file.visititems(take)
-    except (OSError, KeyError, zipfile.BadZipFile, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile, RuntimeError) as error:
         raise UserError(f"{path}: not a whole Keras file ({error})") from None
     if not tensors:
         raise UserError(

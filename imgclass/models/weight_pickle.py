@@ -18,7 +18,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -135,8 +135,19 @@ def _load(file: Any, used: dict[str, _Storage]) -> Any:
     return _Unpickler(file, used).load()
 
 
-class _Unpickler(pickle.Unpickler):
-    """A pickle reader that knows only what a `state_dict` is made of."""
+# What each byte of a pickle does, in Python's own reader.
+_PLAIN: dict[int, Any] = dict(pickle._Unpickler.dispatch)
+
+
+class _Unpickler(pickle._Unpickler):
+    """A pickle reader that knows only what a `state_dict` is made of.
+
+    Python's own, not the one in C, which no signal can stop and whose memo takes as much memory as
+    a pickle asks for. Keys are texts or numbers: hashing tuples of tuples can take for ever.
+    """
+
+    dispatch: ClassVar[dict[int, Any]] = dict(_PLAIN)
+    stack: list[Any]
 
     def __init__(self, file: Any, used: dict[str, _Storage]) -> None:
         super().__init__(file, encoding="utf-8")
@@ -154,6 +165,23 @@ class _Unpickler(pickle.Unpickler):
             )
         return self._known[module, name]
 
+    def load_setitem(self) -> None:
+        _check_key(self.stack[-2])
+        _PLAIN[pickle.SETITEM[0]](self)
+
+    def load_setitems(self) -> None:
+        for key in self.stack[::2]:
+            _check_key(key)
+        _PLAIN[pickle.SETITEMS[0]](self)
+
+    def load_hashed(self) -> None:
+        raise _Refused("refused: it holds a set, or a dict as no state_dict has it")
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+    for _code in (pickle.DICT, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET):
+        dispatch[_code[0]] = load_hashed
+
     def persistent_load(self, reference: Any) -> _Storage:
         kind, dtype, key, _, count, *view = reference
         if kind != "storage" or dtype not in _DTYPES or any(part is not None for part in view):
@@ -161,6 +189,11 @@ class _Unpickler(pickle.Unpickler):
         storage = _Storage(str(key), np.dtype(_DTYPES[dtype]), int(count))
         self._used[storage.key] = storage
         return storage
+
+
+def _check_key(key: Any) -> None:
+    if not isinstance(key, str | int):
+        raise _Refused(f"refused: a {type(key).__name__} as the key of a dict")
 
 
 def _known() -> dict[tuple[str, str], Callable[..., Any]]:
@@ -173,8 +206,14 @@ def _known() -> dict[tuple[str, str], Callable[..., Any]]:
     def parameter(data: Any, *_: Any) -> Any:
         return data
 
+    def ordered(pairs: Any = ()) -> collections.OrderedDict:
+        pairs = list(pairs)
+        for key, _ in pairs:
+            _check_key(key)
+        return collections.OrderedDict(pairs)
+
     return {
-        ("collections", "OrderedDict"): collections.OrderedDict,
+        ("collections", "OrderedDict"): ordered,
         ("torch._utils", "_rebuild_tensor"): tensor,
         ("torch._utils", "_rebuild_tensor_v2"): tensor,
         ("torch._utils", "_rebuild_parameter"): parameter,

@@ -1,4 +1,5 @@
 import io
+import os
 import pathlib
 import pickle
 import tracemalloc
@@ -210,3 +211,9 @@ def test_names_that_climb_out_of_an_archive_write_nothing(tmp_path):
     assert len(source.splits["train"]) == 4
     assert sorted(tmp_path.rglob("*")) == before
     assert not pathlib.Path("/tmp/evil-of-imgclass.npy").exists()
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "set.npz")
+    with pytest.raises(UsageError, match="not a regular file"):
+        open_source(data_section(tmp_path / "set.npz"))

@@ -6,6 +6,7 @@
 import os
 import pathlib
 import pickle
+import struct
 import zipfile
 
 import numpy as np
@@ -182,3 +183,21 @@ def test_other_files(tmp_path):
         file.writestr("a/data.pkl", bytes(10**6))
     with pytest.raises(UserError, match="a compressed zip file"):
         weight_pickle.read(tmp_path / "bomb.pth")
+
+
+def test_a_key_that_would_be_hashed_for_ever_is_refused(tmp_path):
+    """Tuples of two of the tuple before, 60 deep: 2^60 of them to hash."""
+    path = tmp_path / "hash.pth"
+    pairs = b"".join(
+        b"0h" + bytes([i]) + b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(60)
+    )
+    path.write_bytes(b"\x80\x02K\x01\x85q\x00" + pairs + b"0}h\x3cK\x01s.")
+    with pytest.raises(UserError):
+        weight_pickle.read(path)
+
+
+def test_a_memo_of_billions_takes_no_memory(tmp_path):
+    path = tmp_path / "memo.pth"
+    path.write_bytes(b"\x80\x02}r" + struct.pack("<I", 0xFFFFFFF0) + b".")
+    with pytest.raises(UserError):
+        weight_pickle.read(path)

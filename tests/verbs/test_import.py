@@ -242,3 +242,16 @@ def test_real_weights_know_photos(lite0, tmp_path, capsys):
     right = [pathlib.Path(row["path"]).name[:9] == row["label"][:9] for row in rows]
     assert len(right) == 100
     assert sum(right) >= 85
+
+
+def test_our_own_file_says_how_pictures_are_prepared(base, exported, tmp_path, capsys):
+    """Only the architecture is given again, not one key of `data`."""
+    model = [key for key in keys(base) if ".model." in str(key) or "--model" in str(key)]
+    names = tmp_path / "names.txt"
+    names.write_text("0\n1\n2\n")
+    folder = tmp_path / "again"
+    arguments = ("import", exported, *model, f"--classes={names}", f"--output={folder}")
+    status, _, err = ask(capsys, *arguments)
+    assert (status, err) == (0, "")
+    stored = [json.loads((run / "data.json").read_text())["preprocess"] for run in (base, folder)]
+    assert stored[0] == stored[1]
