@@ -21,7 +21,8 @@ TRAIN: dict[str, Key | Duration] = {
     "stall_seconds": Key(
         1800.0,
         "Without progress for so long, compiling included, the run ends with every thread's stack "
-        "and exit status 70; 0 is never.",
+        "and exit status 70; 0 is never. Watched from the first state on: opening and preparing "
+        "data may take longer.",
         at_least(0),
     ),
     "stop_seconds": Key(

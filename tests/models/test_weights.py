@@ -46,7 +46,10 @@ def drawn(reference):
     return found | {f"{norm}.num_batches_tracked": np.int64(3) for norm in reference["norms"]}
 
 
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in REFERENCES else pytest.mark.slow) for n in parity.names()],
+)
 def test_there_and_back_is_exact(name, model_config):
     reference = parity.read(name)
     model, library = reference["model"], reference["library"]
@@ -66,12 +69,6 @@ def test_there_and_back_is_exact(name, model_config):
     for key, array in back.items():
         assert array.shape == given[key].shape, key
         np.testing.assert_array_equal(array, given[key])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(parity.names()) - set(REFERENCES)))
-def test_there_and_back_is_exact_for_all(name, model_config):
-    test_there_and_back_is_exact(name, model_config)
 
 
 @pytest.fixture(scope="module")
