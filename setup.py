@@ -24,6 +24,7 @@ setup(
         "flax>=0.12.8,<0.13",
         "importlib_resources>=6",  # tfds needs it and does not say so
         "jax>=0.10,<0.13",
+        "matplotlib>=3.9,<4",  # reports and plots
         "ml-collections>=1.1,<2",
         "numpy>=2,<3",
         "optax>=0.2.8,<0.3",
@@ -32,12 +33,12 @@ setup(
         "protobuf>=5",
         "safetensors>=0.4.5,<1",  # weights from and for other libraries; needs nothing itself
         "scikit-learn>=1.5,<2",  # the embedded digits; AUROC
+        "scipy>=1.13,<2",
         "tensorboardX>=2.6,<3",
         "tensorflow-datasets>=4.9.10,<4.10",
         "tqdm>=4.66,<5",
     ],
     extras_require={
-        "plots": ["matplotlib>=3.9,<4"],  # `imgclass lr-find` draws with it
         # Only for tfds to prepare a set; training, evaluating and predicting never import it.
         "prepare": ["tensorflow-cpu>=2.20,<2.22; platform_machine == 'x86_64'"],
         # Weights in Keras's files, and from the Hugging Face Hub; all others need nothing more.
@@ -47,7 +48,6 @@ setup(
             "h5py>=3.11,<4",
             "keras>=3.13,<4",  # the reference the default model is compared with
             "hypothesis>=6,<7",
-            "matplotlib>=3.9,<4",
             "mypy>=1.15",
             "pytest>=8,<10",
             "pytest-cov>=6",

@@ -5,7 +5,7 @@ Layout, under `<run>/checkpoints/`:
     0000000405/arrays/         written by Orbax
     0000000405/manifest.json   written last: a digest of every file in arrays/, and the record
 
-Saving copies the arrays off the device and returns; a thread finishes the writing. `restore`
+Saving copies the arrays off the device and returns; a thread does the rest. `restore`
 checks the digests first, because Orbax alone restores flipped bits without a word, and falls back
 to the newest good step. Process 0 makes folders, writes manifests and chooses the step for all.
 Nothing here knows models or configs.
@@ -19,10 +19,12 @@ import os
 import pathlib
 import re
 import shutil
+import sys
 import threading
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
@@ -45,6 +47,16 @@ def _not_orbax_failing(record: logging.LogRecord) -> bool:
 
 
 absl_logging.get_absl_logger().addFilter(_not_orbax_failing)
+_report = sys.unraisablehook
+
+
+def _not_a_closed_loop(said: Any) -> None:
+    # What TensorStore still has to say of a failed save, to a loop that Orbax has closed by then.
+    if str(said.exc_value) != "Event loop is closed":
+        _report(said)
+
+
+sys.unraisablehook = _not_a_closed_loop
 
 
 class Checkpoints:
@@ -95,16 +107,19 @@ class Checkpoints:
                     shutil.rmtree(target, ignore_errors=True)  # what a killed save left
                     target.mkdir(parents=True)
                     _check_room(target, state)
-            if self._saver is None:
-                self._saver = ocp.StandardCheckpointer(
-                    async_options=ocp.AsyncOptions(timeout_secs=_TEN_YEARS)
-                )
-            self._saver.save(target / "arrays", _named(state))
+            arrays = _named(state)
+            alone = jax.process_count() == 1
+            if alone:
+                arrays = _copied(arrays)
+            else:  # Orbax meets the other processes in this, which only the main thread may do
+                self._begin(target, arrays)
         except (OSError, ValueError, RuntimeError) as error:
             raise _save_failed(target, error) from error
 
         def finish() -> None:
             try:
+                if alone:
+                    self._begin(target, arrays)
                 assert self._saver is not None
                 self._saver.wait_until_finished()
                 if jax.process_index() == 0:
@@ -115,6 +130,13 @@ class Checkpoints:
 
         self._thread = threading.Thread(target=finish, name="checkpoint")
         self._thread.start()
+
+    def _begin(self, target: pathlib.Path, arrays: dict[str, Any]) -> None:
+        if self._saver is None:
+            self._saver = ocp.StandardCheckpointer(
+                async_options=ocp.AsyncOptions(timeout_secs=_TEN_YEARS)
+            )
+        self._saver.save(target / "arrays", arrays)
 
     def amend(self, step: int, record: dict[str, Any]) -> None:
         """Replaces the record of a finished step; its arrays stay. Raises UserError if damaged."""
@@ -286,6 +308,13 @@ def _named(tree: Any) -> dict[str, Any]:
     """Returns {'params.conv.kernel': array}: names that outlive changes of container types."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _copied(arrays: dict[str, jax.Array]) -> dict[str, np.ndarray]:
+    """Returns the arrays in the host's memory, where the next step cannot overwrite them."""
+    for array in arrays.values():
+        array.copy_to_host_async()
+    return {name: np.array(array) for name, array in arrays.items()}
 
 
 def _read(folder: pathlib.Path, like: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from imgclass import build, checkpoint, files, models, parallel, presets, pretrained, run
+from imgclass import build, checkpoint, models, parallel, presets, pretrained, run
 from imgclass import config as config_lib
 from imgclass.data import dataset, preprocess
 from imgclass.errors import UsageError
@@ -125,8 +125,7 @@ def make_run(
     state = task.initial_state(pretrained=first.arrays)
     described = dataset.describe(data) if data else _no_data(names, prepare)
     with run.locked(folder), checkpoint.Checkpoints(folder / "checkpoints") as saved:
-        files.write_atomically(folder / "config.json", config_lib.to_json(config))
-        run.write_json(folder / "data.json", described)
+        run.store(folder, config, described)
         run.record_start(folder, {"pretrained": first.record})
         saved.save(0, state, Progress().record(), None)
     return {

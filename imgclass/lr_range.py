@@ -1,11 +1,9 @@
 """The learning-rate range test: a short run whose rate rises every step, and what its loss says.
 
-The steps are those of training, on the batches of training; nothing is saved. Drawing needs
-matplotlib, the extra `plots`.
+The steps are those of training, on the batches of training; nothing is saved.
 """
 
 import dataclasses
-import importlib.util
 import itertools
 import math
 
@@ -149,14 +147,6 @@ def _valley(losses: np.ndarray) -> int:
     start = max(end - int(lengths[end]), 0)  # as if none were left out between
     third = (end - start) / 3
     return start + int(third) + int(third / 2)
-
-
-def check_can_draw() -> None:
-    """Raises UserError if matplotlib is not installed."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError(
-            "drawing needs matplotlib: pip install 'imgclass[plots]', or go without: --plot=''"
-        )
 
 
 def draw(curve: Curve, marks: dict[str, float], path: str) -> None:

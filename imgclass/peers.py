@@ -3,8 +3,8 @@
 JAX's processes meet in collectives, which wait for ever for one that does not come, and JAX itself
 ends those that are left with an abort and a stack. Here a process that fails tells the others,
 through the key-value store of JAX's coordination service, and process 0 counts everyone's signs of
-life; so each ends soon, and says in a line which process it was and why. If it was process 0,
-which holds that store, the abort and its message ("the leader task") remain.
+life; so each ends soon, and says in a line which process it was and why. Process 0, which holds
+that store, is missed by a connection that each of the others keeps to it: it breaks when it dies.
 """
 
 import atexit
@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import os
+import socket
 import sys
 import threading
 import time
@@ -34,14 +35,20 @@ GRACE = 5.0  # for the main thread to come upon another's failure by itself, and
 SLACK = 10.0  # JAX's own limits are so much longer, so that ours, which explain, come first
 
 _FAILED, _ALIVE, _LEFT = "imgclass/failed/", "imgclass/alive/", "imgclass/left/"
+_LEAD = "imgclass/lead"  # the port at which process 0 takes the others' connections
+_GOODBYE = b"."
 _heartbeat = HEARTBEAT
 
 
 def _client() -> Any:
+    return _joined().client
+
+
+def _joined() -> Any:
     # JAX has no public way to its key-value store; Orbax takes this one as well.
     from jax._src import distributed
 
-    return distributed.global_state.client
+    return distributed.global_state
 
 
 def join(
@@ -134,10 +141,53 @@ class _Watch:
         self._found: tuple[str, int] | None = None
         self._thread = threading.Thread(target=self._look, name="peers", daemon=True)
         self._thread.start()
+        self._lead = threading.Thread(
+            target=self._be_missed if self._me == 0 else self._miss_lead, name="lead", daemon=True
+        )
+        self._lead.start()
 
     def stop(self) -> None:
         self._ended.set()
         self._thread.join(GRACE)
+        if self._me == 0:
+            self._lead.join(GRACE)
+
+    def _be_missed(self) -> None:
+        """Holds the others' connections until this process needs no more watching."""
+        others = []
+        with contextlib.suppress(OSError), socket.create_server(("", 0)) as server:
+            server.settimeout(INTERVAL / 4)
+            self._put(_LEAD, server.getsockname()[1])
+            while not self._ended.is_set():
+                with contextlib.suppress(TimeoutError):
+                    others.append(server.accept()[0])
+        for other in others:
+            with contextlib.suppress(OSError), other:
+                other.sendall(_GOODBYE)
+
+    def _miss_lead(self) -> None:
+        """Leaves when the connection to process 0 breaks without a goodbye.
+
+        JAX notices as soon, but first writes a stack, and does not name the process. Where there is
+        no way to that port JAX's abort remains.
+        """
+        host = _joined().coordinator_address.rpartition(":")[0]
+        try:
+            port = json.loads(self._client.blocking_key_value_get(_LEAD, int(1000 * PATIENCE)))
+            with socket.create_connection((host.strip("[]"), port), timeout=PATIENCE) as lead:
+                lead.settimeout(None)
+                said = self._heard(lead)
+        except Exception:
+            return
+        if not said and not self._ended.is_set():
+            watchdog.leave(f"process 0 failed: lost, its connection from {host} broke", LOST)
+
+    @staticmethod
+    def _heard(lead: socket.socket) -> bytes:
+        try:
+            return lead.recv(1)
+        except ConnectionError:
+            return b""
 
     def tell(self, line: str, status: int) -> None:
         """Says that this process has failed; process 0 stays until the others know."""
@@ -166,7 +216,7 @@ class _Watch:
         text = (str(error).strip().splitlines() or [""])[0]
         broken = isinstance(error, jax.errors.JaxRuntimeError) and "EXHAUSTED" not in text
         if broken:  # a collective has perhaps lost the other side: which, the lead will find out
-            until = time.monotonic() + _heartbeat + 2 * INTERVAL
+            until = time.monotonic() + _heartbeat + 4 * INTERVAL
             while self._found is None and time.monotonic() < until:
                 time.sleep(0.05)
             if self._found:

@@ -4,8 +4,9 @@ Malloc: XLA:CPU takes and frees its temporary buffers each step. glibc by defaul
 them, and the kernel clears every page anew, which took half of the default CNN's step. The price
 is that memory once used stays with the process.
 
-XLA: jaxlib 0.10's YNNPACK fusions halve the speed of our convolutions and have miscompiled
-(jax-ml/jax#39103), so they are off there; on 0.12 they change nothing.
+XLA: jaxlib's YNNPACK fusions make the gradients of convolutions' kernels 2 to 6 times as slow
+(on 0.12 a 3x3 one of 256 channels ran at 26 GFLOP/s, without them at 164, on 2 Zen 4 cores) and
+have miscompiled (jax-ml/jax#39103), so they are off.
 
 Programs: what XLA has compiled is kept in the user's cache folder, so the same program, whatever
 the seed, is not compiled again; `JAX_COMPILATION_CACHE_DIR` names another folder.
@@ -39,7 +40,8 @@ def tune() -> None:
         _keep_programs()
     flags = os.environ.get("XLA_FLAGS", "")
     # An unknown flag ends the process, so only where it was tried.
-    if metadata.version("jaxlib").startswith("0.10.") and "ynn_fusion" not in flags:
+    tried = metadata.version("jaxlib").startswith(("0.10.", "0.11.", "0.12."))
+    if tried and "ynn_fusion" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {_YNN_OFF}".strip()
         applied.append(_YNN_OFF)
 

@@ -10,6 +10,7 @@ another.
 import contextlib
 import datetime
 import fcntl
+import hashlib
 import json
 import logging
 import math
@@ -177,11 +178,18 @@ def check_config(
     return said
 
 
+def store(folder: pathlib.Path, config: ml_collections.ConfigDict, data: dict[str, Any]) -> None:
+    """Writes config.json and data.json, each with a digest of what it says."""
+    for name, said in (("data", data), ("config", json.loads(config_lib.to_json(config)))):
+        value = finite(said)
+        write_json(folder / f"{name}.json", value | {"digest": _digest(value)})
+
+
 def load_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
-    """Returns the config of a run. Raises UserError if `folder` is not one."""
+    """Returns the config of a run. Raises UserError if `folder` is not one, or it was altered."""
     path = pathlib.Path(folder) / "config.json"
     try:
-        return config_lib.from_json(path.read_text())
+        return config_lib.from_json(json.dumps(_unaltered(path, json.loads(path.read_text()))))
     except FileNotFoundError:
         raise UserError(f"{folder} is not a run folder: it has no config.json") from None
     except config_lib.ConfigError as error:
@@ -189,6 +197,25 @@ def load_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
         raise UserError("\n".join(words)) from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
+
+
+def load_data(folder: pathlib.Path) -> dict[str, Any] | None:
+    """Returns what a run stored of its data, None if nothing. Raises UserError if altered."""
+    path = pathlib.Path(folder) / "data.json"
+    return _unaltered(path, load_json(path))
+
+
+def _unaltered(path: pathlib.Path, value: Any) -> Any:
+    if isinstance(value, dict) and "digest" in value and value.pop("digest") != _digest(value):
+        raise UserError(
+            f"{path} was altered since the run wrote it: put it back as it was, or use a new "
+            "--workdir"
+        )
+    return value
+
+
+def _digest(value: Any) -> str:
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def load_json(path: pathlib.Path) -> Any:

@@ -22,7 +22,6 @@ from imgclass import (
     build,
     checkpoint,
     feeds,
-    files,
     models,
     parallel,
     peers,
@@ -100,7 +99,7 @@ def _settle_and_train(
     with parallel.together():
         changes = run.check_config(folder, config, allow_change)
         mesh = parallel.make_mesh(config.train.devices, config.train.batch_size)
-        data = dataset_lib.open_dataset(config, run.load_json(folder / "data.json"))
+        data = dataset_lib.open_dataset(config, run.load_data(folder))
         if stop:
             raise stop.too_early()
         plan = make_plan(config, len(data.splits["train"]))
@@ -123,8 +122,7 @@ def _settle_and_train(
     parallel.check_same("model.pretrained", json.dumps(first.record if first else None))
     with parallel.together():
         if lead:  # only now: a start that failed above leaves nothing to contradict the next
-            files.write_atomically(folder / "config.json", config_lib.to_json(config))
-            run.write_json(folder / "data.json", described)
+            run.store(folder, config, described)
             run.record_start(folder, {"pretrained": first.record} if first else None)
             for change in changes:
                 logger.warning("config changed: %s", change)
@@ -206,6 +204,8 @@ def _train(
                     best = int(at.best["step"]) if at.best else None
                     saved.save(at.step, state, at.record(), best)
                     saved_step = at.step
+                    if config.checkpoint.wait:
+                        saved.wait()
                 elif validate and at.step == saved_step and not at.pending:
                     # Gone on from a checkpoint to whose step the validation was still missing.
                     saved.amend(at.step, at.record())

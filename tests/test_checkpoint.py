@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +83,24 @@ def test_arrays_survive_donation(tmp_path):
     np.testing.assert_array_equal(found[0]["a"], expected)
     np.testing.assert_array_equal(found[0]["b"], np.full((4, 4), 3.0))
     assert float(state["b"][0, 0]) == 127.0  # 3 -> 7 -> 15 -> 31 -> 63 -> 127
+
+
+def test_saving_does_not_wait_for_orbax(tmp_path, monkeypatch):
+    """One process: only the copy is taken before training goes on."""
+    free, begin = threading.Event(), Checkpoints._begin
+
+    def late(*args):
+        free.wait(30)
+        begin(*args)
+
+    monkeypatch.setattr(Checkpoints, "_begin", late)
+    state = {"a": jnp.arange(8.0)}
+    with Checkpoints(tmp_path / "c") as saved:
+        saved.save(1, state, {}, None)
+        assert saved.steps() == []
+        free.set()
+        saved.wait()
+        assert saved.steps() == [1]
 
 
 def test_a_flipped_bit_in_any_file_is_found(saved, tmp_path, caplog):

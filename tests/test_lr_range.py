@@ -152,15 +152,6 @@ def test_the_verb_prints_the_flag_to_use(tmp_path, capsys):
     assert ".png" not in out
 
 
-def test_without_matplotlib_it_is_one_line_before_any_step(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    status, _, err = run(capsys, experiment(tmp_path))
-    assert status == 1
-    assert (
-        err == "drawing needs matplotlib: pip install 'imgclass[plots]', or go without: --plot=''\n"
-    )
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [

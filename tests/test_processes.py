@@ -297,14 +297,15 @@ def test_a_killed_or_frozen_process_is_named_and_ends_the_other_in_time(tmp_path
 
 @pytest.mark.slow
 def test_a_killed_process_0_ends_the_other_at_once(tmp_path):
-    """It holds the store through which the others learn anything; JAX's own message names it."""
+    """It holds the store through which the others learn all else."""
     with two(tmp_path, LASTING, "--heartbeat_seconds=5") as (started, said):
         wait_for_save(started, tmp_path / "run")
         started[0].kill()
         began = time.monotonic()
-        assert started[1].wait(timeout=60) in (-signal.SIGABRT, 69, 1), said()[1]
+        assert started[1].wait(timeout=60) == 69, said()[1]
         assert time.monotonic() - began < 10
-        assert "leader task was preempted/died" in said()[1]
+        line = "process 0 failed: lost, its connection from 127.0.0.1 broke"
+        assert line in said()[1].splitlines()
 
 
 @pytest.mark.slow

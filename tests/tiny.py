@@ -37,6 +37,7 @@ BASE: dict[str, Any] = {
     "log.every_steps": 1,
     "log.tensorboard": False,
     "log.progress": False,
+    "log.report": False,
 }
 
 # Everything that could make a resumed run differ, at once.

@@ -51,7 +51,7 @@ def restore(folder: pathlib.Path, which: str = "best") -> Restored:
     """
     folder = pathlib.Path(folder)
     config = run.load_config(folder)
-    data = run.load_json(folder / "data.json")
+    data = run.load_data(folder)
     saved = Checkpoints(folder / "checkpoints")
     steps = saved.steps()
     if data is None or not steps:

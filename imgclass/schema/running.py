@@ -2,7 +2,7 @@
 
 from imgclass.schema.rules import ANY, Duration, Key, above, at_least, one_of
 
-VIEWS = ("none", "flip", "flip_shift")  # see data/views.py
+VIEWS = ("none", "flip", "flip_shift", "five_crop", "ten_crop")  # see data/views.py
 
 TRAIN: dict[str, Key | Duration] = {
     "batch_size": Key(32, "Examples a step, over all devices and processes.", at_least(1)),
@@ -47,18 +47,36 @@ EVAL: dict[str, Key | Duration] = {
     "tta": Key(
         "none",
         "final_test: also with the logits averaged over views of each picture: 'flip' is it and "
-        "its mirror image, 'flip_shift' those, and both moved by a pixel two ways.",
+        "its mirror image, 'flip_shift' those, and both moved by a pixel two ways, 'five_crop' 7/8 "
+        "of it from its corners and its middle, 'ten_crop' those and their mirror images.",
         one_of(*VIEWS),
     ),
 }
 
 CHECKPOINT: dict[str, Key | Duration] = {
     "every": Duration("epochs", 1.0, "Between saves; 0 is at the end only.", at_least(0)),
+    "wait": Key(
+        False,
+        "Wait at each save until it is on disk. Otherwise training goes on while a thread writes, "
+        "and what a kill loses counts from the last save that was finished.",
+        ANY,
+    ),
     "keep": Key(2, "Newest checkpoints kept, besides the best.", at_least(1)),
 }
 
 LOG: dict[str, Key | Duration] = {
     "every": Duration("steps", 50, "Between training records.", above(0)),
     "tensorboard": Key(True, "Write TensorBoard event files.", ANY),
+    "wandb": Key("", "Also write to this Weights & Biases project; '' is not.", ANY),
+    "mlflow": Key(
+        "", "Also write to this MLflow tracking URI, such as 'sqlite:///runs.db'; '' is not.", ANY
+    ),
+    "images": Key(
+        True, "Give each of those a sheet of augmented training pictures at the start.", ANY
+    ),
+    "histograms": Key(
+        False, "Give each of them histograms of the parameters at every validation.", ANY
+    ),
+    "report": Key(True, "Write report.html and report.json at the end of the run.", ANY),
     "progress": Key(True, "A progress bar when on a terminal.", ANY),
 }

@@ -32,8 +32,6 @@ def lr_find(args: argparse.Namespace) -> int:
 
     from imgclass import arguments, lr_range
 
-    if args.plot:
-        lr_range.check_can_draw()
     given = {key: text for key, text in vars(args).items() if "." in key and text is not None}
     words = ["lr-find", f"--config={args.config}", *(f"--{k}={v}" for k, v in given.items())]
     values = flags.FlagValues()

@@ -1,5 +1,6 @@
 """Bits that flipped, files that were cut: found, said, and gone back from; never used."""
 
+import contextlib
 import json
 import logging
 import pathlib
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from imgclass import checkpoint, train
+from imgclass import checkpoint, run, train
+from imgclass import config as config_lib
 from imgclass.checkpoint import Checkpoints
 from imgclass.errors import UserError
 from tests import tiny
 
 FLIPS = 200
+DATA = {"source": "digits", "splits": {"train": {"examples": 1078, "mean": 0.1 + 0.2}}}
 
 
 def state(seed):
@@ -172,6 +175,33 @@ def compiled(tmp_path_factory):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return tiny.archive(tmp_path_factory.mktemp("data"))
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("config.json", lambda folder: run.load_config(folder).to_dict()),
+        ("data.json", lambda folder: {key: run.load_data(folder)[key] for key in DATA}),
+    ],
+)
+def test_one_flipped_bit_in_what_a_run_says_of_itself_is_found(tmp_path, name, read):
+    """What is read is as it was written, or refused."""
+    run.store(tmp_path, config_lib.resolve(config_lib.defaults()), DATA)
+    whole, written = (tmp_path / name).read_bytes(), read(tmp_path)
+    draw, refused = random.Random(7), 0
+    for _ in range(FLIPS):
+        flipped = bytearray(whole)
+        place, bit = draw.randrange(len(whole)), draw.randrange(8)
+        flipped[place] ^= 1 << bit
+        (tmp_path / name).write_bytes(flipped)
+        refused += 1
+        with contextlib.suppress(UserError):
+            assert read(tmp_path) == written, f"bit {bit} of byte {place}"
+            refused -= 1
+    assert refused > FLIPS // 2  # the others are in white space, or in the name of the digest
+    (tmp_path / name).write_bytes(whole.replace(b"0.3", b"0.4").replace(b"0.001", b"0.002"))
+    with pytest.raises(UserError, match=f"{name} was altered since the run wrote it"):
+        read(tmp_path)
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(data, tmp_path, compiled):
