@@ -29,6 +29,15 @@ class Prediction:
         order = np.argsort(-self.probabilities, kind="stable")
         return [int(label) for label in order[:count]]
 
+    def is_below(self, threshold: float | None) -> bool:
+        """Returns whether the likeliest class has less than a probability; None is no threshold.
+
+        As float32, so that a threshold from `measures.threshold_for_error` keeps its own example,
+        printed with nine digits or more.
+        """
+        assert self.probabilities is not None
+        return threshold is not None and not self.probabilities.max() >= np.float32(threshold)
+
 
 def find_pictures(paths: Sequence[str]) -> list[str]:
     """Returns files as given, and the pictures below folders, sorted.
