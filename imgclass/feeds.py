@@ -10,13 +10,19 @@ import jax
 from imgclass import parallel
 from imgclass.build import Task
 from imgclass.data import dataset, feed
+from imgclass.data.preprocess import Preprocess
+
+
+def train_prepare(task: Task) -> Preprocess:
+    """Returns how training pictures are prepared."""
+    if task.config.augment.random_resized_crop:  # drawn from the whole; evaluation sees a part
+        return dataclasses.replace(task.prepare, crop_fraction=1.0)
+    return task.prepare
 
 
 def train_feed(task: Task, data: dataset.Dataset) -> feed.StreamFeed | feed.ResidentFeed:
     """Returns the training feed that `data.feed` asks for."""
-    config, split, prepare = task.config, data.splits["train"], task.prepare
-    if config.augment.random_resized_crop:  # drawn from the whole, of which evaluation sees a part
-        prepare = dataclasses.replace(prepare, crop_fraction=1.0)
+    config, split, prepare = task.config, data.splits["train"], train_prepare(task)
     size = dataset.train_size(config.data)
     megabytes = len(split) * size[0] * size[1] * task.prepare.channels / 2**20
     kind = config.data.feed

@@ -1,6 +1,7 @@
-"""What a run says and writes while it trains: log lines, metrics.jsonl, TensorBoard, result.json.
+"""What a run says and writes while it trains: log lines, metrics.jsonl, writers, result.json.
 
-Only the lead process writes. Figures arrive as plain numbers; nothing here touches a device.
+Only the lead process writes. Figures arrive as plain numbers. What goes to TensorBoard and others
+beside them, and takes a device or a look at the data to make, is made here and only if asked for.
 """
 
 import contextlib
@@ -17,11 +18,11 @@ from typing import Any
 import ml_collections
 from tqdm import tqdm
 
-from imgclass import build, run
-from imgclass.curves import Curves
+from imgclass import build, histograms, parallel, run, seen, signals
 from imgclass.data import dataset
 from imgclass.errors import UsageError, UserError
 from imgclass.plan import Plan
+from imgclass.writers import Writers
 
 logger = logging.getLogger(__name__)
 LINE = {
@@ -78,15 +79,14 @@ class RunLog:
         """Opens the files; a process that does not lead opens none. `pending`: see `Records`."""
         self._folder, self._plan, self._lead = folder, plan, lead
         self._bar: tqdm | None = None
-        self._curves: Curves | None = None
+        self._log = config.log
+        self._step, self._waited, self._trained = resume_step, 0.0, 0.0
+        if lead:
+            self._writers = Writers(folder, config, resume_step)
+            self._records = run.Records(folder / "metrics.jsonl", resume_step, pending)
         self._since = time.perf_counter()
-        self._step, self._waited = resume_step, 0.0
         if not lead:
             return
-        self._records = run.Records(folder / "metrics.jsonl", resume_step, pending)
-        if config.log.tensorboard:
-            with self._drawing():
-                self._curves = Curves(folder / "tensorboard", resume_step + 1)
         if config.log.progress and sys.stderr.isatty():
             self._bar = tqdm(  # counts images, so that its rate is images a second
                 total=plan.total * plan.batch_size,
@@ -109,23 +109,10 @@ class RunLog:
             return
         if self._bar is not None:
             self._bar.close()
-        with self._drawing():
-            if self._curves is not None:
-                self._curves.close()
+        stopped = isinstance(error, signals.Preempted)
+        self._writers.close("finished" if kind is None else "stopped" if stopped else "failed")
         with contextlib.suppress(OSError):  # every record was on disk when it was written
             self._records.close()
-
-    @contextlib.contextmanager
-    def _drawing(self) -> Iterator[None]:
-        """Goes on without curves where they cannot be written: metrics.jsonl has every figure."""
-        try:
-            yield
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                if self._curves is not None:
-                    self._curves.close()
-            self._curves = None
-            logger.warning("tensorboard/ cannot be written (%s); going on without", error.strerror)
 
     def begin(self, task: build.Task, data: dataset.Dataset, parameters: int) -> None:
         """Says what is about to be done."""
@@ -150,6 +137,10 @@ class RunLog:
             devices.flat[0].platform,
             self._folder,
         )
+        if self._lead and self._log.images and self._writers and not self._step:
+            with self.paused():
+                pictures = seen.sheet(seen.first_pictures(task, data))
+                self._writers.picture("train/augmented", pictures, 0)
 
     def _say(self, message: str, *values: object) -> None:
         if self._bar is not None:
@@ -174,8 +165,9 @@ class RunLog:
         now = time.perf_counter()
         seconds = max(now - self._since, 1e-9)
         speed = (step - self._step) * self._plan.batch_size / seconds
-        share = (waited - self._waited) / seconds
+        share = min((waited - self._waited) / seconds, 1.0)
         self._since, self._step, self._waited = now, step, waited
+        self._trained += seconds
         self.write(step, "train", means, images_per_second=speed, data_wait=share)
 
     def write(self, step: int, split: str, figures: Mapping[str, float], **timings: float) -> None:
@@ -185,27 +177,42 @@ class RunLog:
         epoch = self._plan.epoch(step)
         values = {k: v if math.isfinite(v) else None for k, v in figures.items()}
         self._records.write({"step": step, "epoch": epoch, "split": split, **values, **timings})
-        with self._drawing():
-            if self._curves is not None:
-                for name, value in {**figures, **timings}.items():
-                    self._curves.add(f"{split}/{name}", value, step)
-                self._curves.flush()
+        every = {**figures, **timings}
+        every.pop("step", None)  # of a test record, which is of an earlier step
+        self._writers.figures({f"{split}/{name}": value for name, value in every.items()}, step)
         words = [f"{k} {form.format(figures[k])}" for k, form in LINE.items() if k in figures]
         if timings:
             words.append(f"{timings['images_per_second']:,.0f} images/s")
+            words.append(f"data wait {timings['data_wait']:.0%}")
         self._say(
             "step %d/%d epoch %.2f %s: %s", step, self._plan.total, epoch, split, ", ".join(words)
         )
 
+    def weights(self, step: int, params: Any) -> None:
+        """Gives the writers a histogram of each array, if asked to; for all processes to call."""
+        if not self._log.histograms:
+            return
+        host = parallel.fetch(params)
+        if self._lead and self._writers:
+            made = histograms.of_tree(host)
+            self._writers.histograms({f"parameters/{k}": v for k, v in made.items()}, step)
+
     def finish(self, result: dict[str, Any]) -> None:
-        """Writes result.json; says the result, and what to type next."""
+        """Writes result.json; says the result, and what to type next.
+
+        'data_wait' is added to it: as in the training records, over all since the last start; None
+        if no step was left to do.
+        """
         if not self._lead:
             return
-        run.write_json(self._folder / "result.json", result)
+        share = min(self._waited / self._trained, 1.0) if self._trained else None
+        run.write_json(self._folder / "result.json", result | {"data_wait": share})
         if self._bar is not None:
             self._bar.close()
-        for line in result_lines(self._folder, result):
+        lines = result_lines(self._folder, result)
+        for line in lines:
             logger.info("%s", line)
+        self._writers.text("result", "\n".join(lines[: lines.index("Next:")]), result["steps"])
 
 
 def result_lines(folder: pathlib.Path, result: Mapping[str, Any]) -> list[str]:

@@ -55,7 +55,7 @@ def make_train_step(
       mix_steps: updates after which mixup and cutmix are off; None is never.
       size_steps: updates after which each of augment.sizes but the first begins.
     """
-    augmented = _make_augmented(config, prepare, num_classes, examples, mix_steps)
+    augmented = make_augmented(config, prepare, num_classes, examples, mix_steps)
     gradients = optim.sharpness_aware(
         objective.gradients(loss, config.optim.accumulate), config.optim
     )
@@ -109,7 +109,7 @@ def _make_stage(
     return stage
 
 
-def _make_augmented(
+def make_augmented(
     config: ml_collections.ConfigDict,
     prepare: preprocess.Preprocess,
     num_classes: int,

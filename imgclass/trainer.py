@@ -5,8 +5,10 @@ finite once the device has passed it, so that no step waits for the host.
 """
 
 import collections
+import contextlib
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -31,11 +33,14 @@ class Trainer:
     ):
         """Loads a resident set, or starts the decoding threads. Use as a context manager.
 
-        When `stop` is asked for, `advance` gives up waiting for data.
+        When `stop` is asked for, `advance` gives up waiting for data. `wait_seconds` is the host's
+        time in the feed so far, loading included: while it waits there it dispatches nothing.
         """
+        self.wait_seconds = 0.0
         self._stop = signals.StopRequest() if stop is None else stop  # a request may be false
         self._task, self._data = task, data
-        self._feed = feeds.train_feed(task, data)
+        with self._waiting():
+            self._feed = feeds.train_feed(task, data)
         self._flight: collections.deque[tuple[int, int, jax.Array]] = collections.deque()
         self._skipped = 0  # updates in a row
         self.most = 1
@@ -55,10 +60,13 @@ class Trainer:
     def __exit__(self, *exception: object) -> None:
         self._feed.close()
 
-    @property
-    def wait_seconds(self) -> float:
-        """Returns the time spent waiting for data so far."""
-        return self._feed.wait_seconds
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.wait_seconds += time.perf_counter() - began
 
     def advance(self, state: TrainState, step: int, count: int) -> tuple[TrainState, Any]:
         """Dispatches `count` steps from `step`. Returns the next state and the metrics' sums.
@@ -70,11 +78,12 @@ class Trainer:
         if self.most > 1:
             assert isinstance(self._feed, feed.ResidentFeed)
             # Always the same shape, so always the same program; `count` says how many rows count.
-            indices = self._feed.indices(step, self.most)
+            with self._waiting():
+                indices = self._feed.indices(step, self.most)
             state, out = self._step(state, self._feed.examples, indices, np.int32(count))
         else:
             # Other processes would wait in the step for one that gives it up.
-            with self._stop.interrupts(alone=jax.process_count() == 1):
+            with self._waiting(), self._stop.interrupts(alone=jax.process_count() == 1):
                 batch = self._feed.batch(step)
             state, out = self._step(state, batch)
         self._flight.append((step, count, out["finite"]))

@@ -80,6 +80,18 @@ def test_speed_and_wait_leave_pauses_out(tmp_path, clock):
     ]  # fmt: skip
 
 
+def test_the_wait_of_the_whole_run_is_weighed_by_time(tmp_path, clock, caplog):
+    """1 s of 4 and then 1 of 2 are 2 of 6, not the mean of 1/4 and 1/2."""
+    with caplog.at_level(logging.INFO), open_log(tmp_path) as log:
+        clock.now += 4.0
+        log.train(2, {"loss": 1.0}, 1.0)
+        clock.now += 2.0
+        log.train(3, {"loss": 1.0}, 2.0)
+        log.finish(result())
+    assert json.loads((tmp_path / "result.json").read_text())["data_wait"] == 2 / 6
+    assert "step 2/6 epoch 0.33 train: loss 1.0000, 4 images/s, data wait 25%" in caplog.messages
+
+
 def test_speed_counts_from_the_step_that_was_gone_on_from(tmp_path, clock):
     with open_log(tmp_path, resume_step=4) as log:
         clock.now += 2.0
@@ -124,6 +136,7 @@ def test_finishing_writes_the_result_and_says_it(tmp_path, caplog):
         log.finish(result(final=FIGURES | {"auroc": math.nan}))
     stored = json.loads((tmp_path / "result.json").read_text())
     assert stored["final"] == FIGURES | {"auroc": None}
+    assert stored["data_wait"] is None  # no step was done
     assert f"{tmp_path}: 1,406 steps, 10.0 epochs, 308,426 parameters, 25 s" in caplog.messages
 
 

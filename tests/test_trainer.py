@@ -1,13 +1,16 @@
 """Dispatching: which steps a dispatch does, and how a step that was not finite is made known."""
 
+import json
 import logging
+import time
+import types
 
 import jax
 import numpy as np
 import pytest
 
-from imgclass import build, feeds, parallel, trainer
-from imgclass.data import dataset
+from imgclass import build, feeds, parallel, train, trainer
+from imgclass.data import dataset, feed
 from imgclass.errors import UserError
 from tests import tiny
 
@@ -114,7 +117,6 @@ def test_either_feed_does_one_step_a_dispatch_on_a_cpu(data, feed):
         made.settle()
         assert int(state.step) == 1
         assert int(sums["loss"][1]) == 8
-        assert made.wait_seconds >= 0.0
 
 
 def test_skipping_without_end_stops(data):
@@ -128,3 +130,77 @@ def test_skipping_without_end_stops(data):
         made.advance(state, trainer.MOST_SKIPPED + 1, 1)
         with pytest.raises(UserError, match=rf"^step {trainer.MOST_SKIPPED + 1}: the loss"):
             made.settle()
+
+
+@pytest.mark.parametrize("changes", [
+    {"data.feed": "stream"},
+    {"data.feed": "resident"},
+    {"data.feed": "resident", "train.steps_per_dispatch": 4},
+], ids=str)  # fmt: skip
+def test_the_wait_is_the_time_in_the_feed_and_no_other(data, monkeypatch, changes):
+    """By a clock that only these move: 5 s to open, 3 s for a batch, 1 s for a dispatch."""
+    clock = types.SimpleNamespace(now=100.0)
+    monkeypatch.setattr(trainer, "time", types.SimpleNamespace(perf_counter=lambda: clock.now))
+
+    def slow(seconds, function):
+        def call(*args):
+            clock.now += seconds
+            return function(*args)
+
+        return call
+
+    monkeypatch.setattr(feeds, "train_feed", slow(5.0, feeds.train_feed))
+    task, opened = make(data, changes)
+    with trainer.Trainer(task, opened) as made:
+        assert made.wait_seconds == 5.0
+        name = "indices" if made.most > 1 else "batch"
+        monkeypatch.setattr(made._feed, name, slow(3.0, getattr(made._feed, name)))
+        made._step = slow(1.0, made._step)
+        state = task.initial_state()
+        for step in range(4):
+            state, _ = made.advance(state, step, 1)
+        made.settle()
+    assert made.wait_seconds == 5.0 + 4 * 3.0
+    assert clock.now == 100.0 + 5.0 + 4 * (3.0 + 1.0)
+
+
+def test_a_wait_that_is_given_up_counts(data, monkeypatch):
+    task, opened = make(data)
+    clock = types.SimpleNamespace(now=0.0)
+    with trainer.Trainer(task, opened) as made:
+        monkeypatch.setattr(trainer, "time", types.SimpleNamespace(perf_counter=lambda: clock.now))
+        made.wait_seconds = 0.0
+
+        def interrupted(step):
+            clock.now += 2.0
+            raise trainer.signals.Interrupted
+
+        monkeypatch.setattr(made._feed, "batch", interrupted)
+        with pytest.raises(trainer.signals.Interrupted):
+            made.advance(task.initial_state(), 0, 1)
+    assert made.wait_seconds == 2.0
+
+
+@pytest.mark.parametrize("sleep", [0.0, 0.15])
+def test_a_slow_feed_shows_in_the_records_and_the_result(data, tmp_path, monkeypatch, sleep):
+    """One thread that takes 0.15 s a batch: a step of 8 tiny pictures is a small part of that.
+
+    The bounds are wide because the rest of the time is the machine's, which tests share.
+    """
+    load = feed.StreamFeed._load
+
+    def slow(self, step):
+        time.sleep(sleep)
+        return load(self, step)
+
+    monkeypatch.setattr(feed.StreamFeed, "_load", slow)
+    changes = {"data.feed": "stream", "data.threads": 1, "data.prefetch": 1,
+               "train.total_steps": 12, "log.every_steps": 6}  # fmt: skip
+    train.train_and_evaluate(tiny.config(data, changes), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    shares = [line["data_wait"] for line in lines if line["split"] == "train"]
+    whole = json.loads((tmp_path / "result.json").read_text())["data_wait"]
+    assert all(0.0 <= share <= 1.0 for share in [*shares, whole])
+    assert min(shares) <= whole <= max(shares)  # a mean of them, weighted by their time
+    if sleep:
+        assert shares[1] > 0.6  # the first holds the compilation

@@ -10,7 +10,6 @@ import collections
 import concurrent.futures
 import functools
 import os
-import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -107,7 +106,6 @@ class StreamFeed:
         self._pending: collections.deque[tuple[int, concurrent.futures.Future]] = (
             collections.deque()
         )
-        self.wait_seconds = 0.0
 
     def _load(self, step: int) -> HostBatch:
         indices = self.order(step)[self._rows]
@@ -124,10 +122,7 @@ class StreamFeed:
         first = self._pending[-1][0] + 1 if self._pending else step
         for later in range(first, step + 1 + self._ahead):
             self._pending.append((later, self._pool.submit(self._load, later)))
-        start = time.perf_counter()
-        host = self._pending.popleft()[1].result()
-        self.wait_seconds += time.perf_counter() - start
-        return self._put(host)
+        return self._put(self._pending.popleft()[1].result())
 
     def _drop_pending(self) -> None:
         while self._pending:
@@ -174,7 +169,6 @@ class ResidentFeed:
         self.order = make_order(seed, split.labels, batch_size, sampling, repeats)
         images = load_all(split, preprocess, size, threads)
         self.examples = put_all({"image": images, "label": np.asarray(split.labels, np.int32)})
-        self.wait_seconds = 0.0
 
     def indices(self, step: int, count: int = 1) -> np.ndarray:
         """Returns int32[count, B]: the examples of `count` steps from `step`."""
