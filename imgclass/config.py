@@ -290,10 +290,10 @@ def from_json(text: str) -> config_dict.ConfigDict:
     unknown = [f"{p}: no such key{nearest(p, known)}" for p in stored if p not in known]
     if unknown:
         raise ConfigError(unknown)
-    for path, value in stored.items():
-        section, _, name = path.rpartition(".")
-        target = config[section] if section else config
-        with target.ignore_type():  # check() has better words for a wrong one
+    with config.ignore_type():  # check() has better words for a wrong one
+        for path, value in stored.items():
+            section, _, name = path.rpartition(".")
+            target = config[section] if section else config
             target[name] = tuple(value) if isinstance(value, list) else value
     check(config)
     return config
