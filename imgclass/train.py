@@ -22,20 +22,23 @@ from imgclass import (
     build,
     checkpoint,
     feeds,
+    looks,
     models,
     parallel,
     peers,
     pretrained,
+    report,
     run,
     runlog,
     signals,
+    tracking,
     watchdog,
 )
 from imgclass import config as config_lib
 from imgclass.data import dataset as dataset_lib
 from imgclass.data import feed as feed_lib
 from imgclass.errors import UsageError, UserError
-from imgclass.evaluate import restore, score
+from imgclass.evaluate import outcomes, restore, score
 from imgclass.plan import Plan, make_plan
 from imgclass.progress import Progress
 from imgclass.state import TrainState, eval_variables
@@ -68,6 +71,7 @@ def train_and_evaluate(
     """
     config = config_lib.resolve(config)
     config_lib.check(config, models=models.used_keys())
+    tracking.check(config.log)
     folder = pathlib.Path(workdir)
     lead = jax.process_index() == 0
     with (
@@ -197,6 +201,7 @@ def _train(
                         at.pending = False
                         with parallel.together():
                             log.write(at.step, "validation", scores)
+                        log.weights(at.step, state.params)
                         save |= at.note_validation(scores, config.eval.best_metric)
                 watch.mark(f"saving step {at.step}")
                 at.seconds = time.perf_counter() - began
@@ -241,9 +246,14 @@ def _train(
             except signals.Interrupted:
                 raise _preempted(stop, folder, at.step, plan) from None
         if test:
+            with parallel.together():
+                if lead:
+                    looks.record(folder, "train", int(test["step"]))
             log.write(int(test["step"]), "test", test)
         at.seconds = time.perf_counter() - began
         log.finish(at.result(plan, models.count_parameters(state.params), test))
+        if config.log.report:
+            _report(folder, lead, task, data, saved, at, state, eval_step, watch, stop)
     return state
 
 
@@ -311,11 +321,7 @@ def _final_test(
     if feed is None:
         logger.warning("%s has no test split, so there is no test figure", data.source.name)
         return None
-    step = int(at.best["step"]) if at.best else at.step
-    if step != at.step:
-        restored = saved.restore(task.abstract, step)
-        assert restored is not None
-        state = restored[0]
+    step, state = _best(task, saved, at, state)
     variables, classes = eval_variables(state), len(task.class_names)
     batches = _watched(feed, "the final test", watch, stop)
     figures = score.score(eval_step, variables, batches, classes)
@@ -325,3 +331,49 @@ def _final_test(
         averaged = score.score(task.jitted_eval_step(tta), variables, batches, classes)
         figures |= {f"tta_{name}": averaged[name] for name in averaged if name != "examples"}
     return {"step": step, **figures}
+
+
+def _best(
+    task: build.Task, saved: checkpoint.Checkpoints, at: Progress, state: TrainState
+) -> tuple[int, TrainState]:
+    """Returns the step that was best on validation, the last without one, and its state."""
+    step = int(at.best["step"]) if at.best else at.step
+    if step == at.step:
+        return step, state
+    restored = saved.restore(task.abstract, step)
+    assert restored is not None
+    return step, restored[0]
+
+
+def _report(
+    folder: pathlib.Path,
+    lead: bool,
+    task: build.Task,
+    data: dataset_lib.Dataset,
+    saved: checkpoint.Checkpoints,
+    at: Progress,
+    state: TrainState,
+    eval_step: Any,
+    watch: watchdog.Watchdog,
+    stop: signals.StopRequest,
+) -> None:
+    """Writes the report of the best weights. The run is done, and fails of nothing that happens."""
+    try:
+        step, state = _best(task, saved, at, state)
+        found = restore.Restored(folder, task, eval_variables(state), step, {})
+        split = parallel.on_lead(lambda: report.default_split(folder, data))
+        scored = {}
+        for role in report.needed(data, split):
+            feed = feeds.eval_feed(task, data, role)
+            assert feed is not None
+            batches = _watched(feed, f"the report on {role}", watch, stop)
+            scored[role] = outcomes.collect(eval_step, found.variables, batches)
+        watch.mark("writing the report")
+        with parallel.together():
+            if lead:
+                report.write(found, data, scored, split, report.FEW)
+                logger.info("  %s: open it in a browser", folder / "report.html")
+    except (Exception, signals.Interrupted) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if lead:
+            logger.warning("no report (%s); imgclass report %s writes it", reason, folder)

@@ -1,0 +1,101 @@
+"""Writes a run's report.html and report.json."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from imgclass import run
+from imgclass.data import dataset
+from imgclass.errors import UserError
+from imgclass.evaluate.outcomes import Outcomes
+from imgclass.evaluate.restore import Restored
+from imgclass.files import write_atomically
+from imgclass.report import content as content_lib
+from imgclass.report import markup, page, pictures
+
+FEW, MANY = 5_000, 100_000  # pictures up to which a run's end, and the verb, look for duplicates
+
+
+def default_split(folder: pathlib.Path, data: dataset.Dataset) -> str:
+    """Returns the split a report is of: test if the run has scored it, or else validation.
+
+    Train where there is neither.
+    """
+    result = run.load_json(folder / "result.json") or {}
+    have = [role for role in ("test", "validation", "train") if len(data.splits.get(role, ()))]
+    return next(role for role in have if role != "test" or result.get("test"))
+
+
+def needed(data: dataset.Dataset, split: str) -> list[str]:
+    """Returns the splits whose outcomes a report on `split` takes: it, and validation."""
+    return [
+        role
+        for role in ("validation", "test", "train")
+        if role == split or (role == "validation" and len(data.splits.get(role, ())))
+    ]
+
+
+def write(
+    found: Restored,
+    data: dataset.Dataset,
+    scored: Mapping[str, Outcomes],
+    split: str,
+    most_compared: int = MANY,
+) -> dict[str, Any]:
+    """Writes <run>/report.html and <run>/report.json, in place of older ones.
+
+    Args:
+      found: the run, and the weights that were scored.
+      data: its data.
+      scored: outcomes by split: of `split`, and of validation if there is one.
+      split: which the report is of.
+      most_compared: pictures up to which duplicates are looked for; each has to be decoded whole.
+
+    Returns:
+      What report.json holds.
+
+    Raises:
+      UserError: a picture or a file cannot be read, or one cannot be written.
+    """
+    content = content_lib.gather(found, data, scored, split, most_compared)
+    outcomes = scored[split]
+    explain = jax.process_count() == 1  # the weights may be spread over several
+    wrong = pictures.confident_errors(outcomes)
+    errors = pictures.show(found, data, split, outcomes, wrong, explain)
+    pairs = [
+        pictures.show(
+            found,
+            data,
+            split,
+            outcomes,
+            pictures.of_pair(outcomes, pair["true"], pair["predicted"]),
+        )
+        for pair in content["measures"]["confused"][: pictures.PAIRS]
+    ]
+    content["errors"] = [_entry(shown, found.task.class_names) for shown in errors]
+    shown = page.Pictures(
+        errors,
+        pairs,
+        pictures.first_seen(found, data),
+        max(found.task.prepare.image_size) <= markup.PIXELS,
+    )
+    try:
+        run.write_json(found.folder / "report.json", content)
+        write_atomically(found.folder / "report.html", page.render(content, shown))
+    except OSError as error:
+        raise UserError(
+            f"{found.folder}: the report cannot be written ({error.strerror})"
+        ) from None
+    return content
+
+
+def _entry(shown: pictures.Shown, names: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "index": shown.index,
+        "name": shown.name,
+        "label": names[shown.label],
+        "predicted": names[shown.predicted],
+        "confidence": shown.confidence,
+    }
