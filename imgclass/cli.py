@@ -13,10 +13,38 @@ from collections.abc import Sequence
 
 from imgclass import __version__, process
 from imgclass.errors import UserError
-from imgclass.verbs import data, evaluate, export, import_, lr_find, models, predict
+from imgclass.verbs import (
+    compare,
+    data,
+    ensemble,
+    evaluate,
+    explain,
+    export,
+    import_,
+    lr_find,
+    models,
+    predict,
+    report,
+    sweep,
+    watch,
+)
 
 # In the order of the help.
-VERBS = (evaluate, predict, data, lr_find, models, import_, export)
+VERBS = (
+    evaluate,
+    ensemble,
+    report,
+    predict,
+    explain,
+    watch,
+    compare,
+    sweep,
+    data,
+    lr_find,
+    models,
+    import_,
+    export,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from imgclass import checkpoint, train
+from imgclass import checkpoint, looks, train
 from imgclass.data import order
 from imgclass.errors import UsageError, UserError
 from imgclass.evaluate import score
@@ -267,3 +267,13 @@ def test_the_model_learns(tmp_path):
                "eval.final_test": True}  # fmt: skip
     run(path, tmp_path / "run", changes)
     assert json.loads((tmp_path / "run/result.json").read_text())["test"]["accuracy"] > 0.9
+
+
+@pytest.mark.parametrize(("final", "seen"), [(True, 1), (False, 0)])
+def test_the_final_test_is_recorded_as_a_look(tmp_path, final, seen):
+    changes = {"eval.final_test": final}
+    train.train_and_evaluate(tiny.config(tiny.archive(tmp_path), changes), tmp_path / "run")
+    assert looks.count(tmp_path / "run") == seen
+    # A run that is finished looks no more.
+    train.train_and_evaluate(tiny.config(tiny.archive(tmp_path), changes), tmp_path / "run")
+    assert looks.count(tmp_path / "run") == seen

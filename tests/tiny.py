@@ -40,6 +40,9 @@ BASE: dict[str, Any] = {
     "log.report": False,
 }
 
+# What of result.json no two runs have in common.
+TIMINGS: dict[str, Any] = {"wall_seconds": 0, "data_wait": 0}
+
 # Everything that could make a resumed run differ, at once.
 FULL: dict[str, Any] = {
     "model.batch_norm": True,

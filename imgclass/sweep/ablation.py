@@ -1,0 +1,120 @@
+"""Runs what an ablation lacks, and makes the table over seeds of what it has.
+
+A run counts once its result.json is there. One that failed is tried again by the next sweep, not
+by another that is going on: it is noted in the claim.
+"""
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from imgclass.compare import plot, render, table
+from imgclass.compare.table import Table
+from imgclass.errors import UserError
+from imgclass.files import write_atomically
+from imgclass.sweep import outputs, pool
+from imgclass.sweep.declare import Ablation
+from imgclass.sweep.runs import Run
+
+Say = Callable[[str], None]
+
+
+class Missing:
+    """The runs that are not done yet: a `pool.Source`.
+
+    Attributes:
+      failed: reasons by the names of runs, this sweep's and those of another that ran beside it.
+    """
+
+    def __init__(self, runs: Sequence[Run], root: pathlib.Path, metric: str, say: Say):
+        """Args: all runs of the ablation, its folder, what to say of a run, and where to."""
+        self._runs = {one.name: one for one in runs}
+        self._left = [one for one in runs if one.result is None]
+        self._root, self._metric, self._say = root, metric, say
+        self._began = time.time()
+        self.failed: dict[str, str] = {}
+
+    def take(self) -> pool.Job | None:
+        """Claims and returns the first run that nobody works on."""
+        for one in list(self._left):
+            claim = pool.claim(self._root / "claims" / one.name)
+            if claim is None:  # another sweep's: it is looked at again until it is done
+                continue
+            self._left.remove(one)
+            claim.seek(0)
+            noted = _noted(claim.read())
+            if one.result is not None:
+                claim.close()
+                self._tell(one)
+            elif noted["time"] > self._began:
+                claim.close()
+                self._tell(one, noted["failed"])
+            else:
+                log = outputs.log_of(self._root, one.name)
+                return pool.Job(one.name, one.words, log, claim)
+        return None
+
+    def look(self, job: pool.Job) -> bool:
+        """Never stops a run."""
+        del job
+        return False
+
+    def ended(self, job: pool.Job, reason: str) -> None:
+        """Says what came of a run, and notes why it failed."""
+        job.claim.truncate(0)
+        if reason:
+            job.claim.write(json.dumps({"failed": reason, "time": time.time()}))
+            job.claim.flush()
+        self._tell(self._runs[job.name], reason)
+
+    def over(self) -> bool:
+        """Returns whether every run is done, has failed or is this sweep's."""
+        return not self._left
+
+    def _tell(self, one: Run, reason: str = "") -> None:
+        result = one.result
+        if reason or not result:
+            self.failed[one.name] = reason or "it ended without a result"
+            self._say(f"{one.name}: failed: {self.failed[one.name]}")
+            return
+        figures = result["best"] or result["final"] or {}
+        figure, seconds = figures.get(self._metric), result["wall_seconds"]
+        value = "not finite" if figure is None else f"{figure:.4f}"
+        self._say(f"{one.name}: validation {self._metric} {value}, {seconds:.0f} s")
+
+
+def _noted(text: str) -> dict[str, Any]:
+    """Returns what a claim says of the last try; one cut short says nothing."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {"failed": "", "time": 0.0}
+
+
+def finish(declared: Ablation, runs: Sequence[Run], root: pathlib.Path) -> Table | None:
+    """Writes table.md and plot.svg of the runs that are done; returns the table, None if none is.
+
+    The rows are the changes, by name; the first declared is what the others are compared with.
+    """
+    done = [one for one in runs if one.result is not None]
+    if not done:
+        return None
+    first = next(iter(declared.changes))
+    base = next((one.folder for one in done if one.change == first), None)
+    made = table.make([one.folder for one in done], metric=declared.metric, baseline=base)
+    made = named(made, {str(one.folder): one.change for one in done})
+    try:
+        write_atomically(root / "table.md", render.render(made, "markdown"))
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be written ({error.strerror})") from None
+    plot.draw(made, root / "plot.svg")
+    return made
+
+
+def named(made: Table, changes: dict[str, str]) -> Table:
+    """Returns the table with the changes' names, by folder, in place of the keys they change."""
+    rows = tuple(dataclasses.replace(row, settings=(changes[row.folders[0]],)) for row in made.rows)
+    return dataclasses.replace(made, keys=("change",), rows=rows)
