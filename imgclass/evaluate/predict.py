@@ -62,7 +62,7 @@ def find_pictures(paths: Sequence[str]) -> list[str]:
     return found
 
 
-def _content(path: str) -> bytes:
+def content(path: str) -> bytes:
     """Reads a file. A pipe or a device is refused: reading one may never end."""
     about = os.stat(path)
     if not stat.S_ISREG(about.st_mode):
@@ -90,7 +90,7 @@ def predict(restored: Restored, paths: Sequence[str], batch_size: int = 64) -> I
         errors: dict[int, str] = {}
         for row, path in enumerate(chunk):
             try:
-                images[row] = task.prepare.load(_content(path))
+                images[row] = task.prepare.load(content(path))
             except decode.BadImage as error:
                 errors[row] = str(error)
             except OSError as error:

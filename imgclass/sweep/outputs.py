@@ -39,6 +39,7 @@ def plot_history(
         axes.plot(*zip(*pruned, strict=True), "x", color="0.6", label="pruned, where it stopped")
     axes.plot(numbers, values, "o", color="C0", label="finished")
     axes.step(numbers, best, where="post", color="C1", label="best so far")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("trial")
     axes.set_ylabel(f"validation {metric}")
     axes.legend()

@@ -61,7 +61,7 @@ def explain(args: argparse.Namespace) -> int:
         row: dict[str, Any] = {"path": path}
         rows.append(row)
         try:
-            new, png = explained(prediction._content(path))
+            new, png = explained(prediction.content(path))
         except decode.BadImage as error:
             row["error"] = str(error)
         except OSError as error:
