@@ -52,7 +52,8 @@ _report = sys.unraisablehook
 
 def _not_a_closed_loop(said: Any) -> None:
     # What TensorStore still has to say of a failed save, to a loop that Orbax has closed by then.
-    if str(said.exc_value) != "Event loop is closed":
+    alone = said.object is None and isinstance(said.exc_value, RuntimeError)
+    if not (alone and str(said.exc_value) == "Event loop is closed"):
         _report(said)
 
 

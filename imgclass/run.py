@@ -20,6 +20,7 @@ import platform
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import Any, TextIO
@@ -41,6 +42,10 @@ MAY_CHANGE = re.compile(
     r"|train\.(total_.*|devices|fsdp|steps_per_dispatch|on_nonfinite|stall_seconds|stop_seconds)"
     r"|optim\.(lr|schedule|warmup_.*|end_factor|step_at|step_factor|clip_norm)"
 )
+
+
+# Seconds for a lock to come free: who watches a run holds it for a moment, to see if it lives.
+_PATIENCE = 0.5
 
 
 def new_folder(root: pathlib.Path, name: str) -> pathlib.Path:
@@ -116,6 +121,7 @@ def _check_name(folder: pathlib.Path) -> None:
 
 def _lock(folder: pathlib.Path) -> TextIO:
     path = folder / "lock"
+    patience = time.monotonic() + _PATIENCE
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -134,6 +140,10 @@ def _lock(folder: pathlib.Path) -> TextIO:
                 return file
             file.close()  # removed by its last holder since it was opened: a lock on nothing
         except BlockingIOError:
+            if time.monotonic() < patience:
+                file.close()
+                time.sleep(0.02)
+                continue
             with file:
                 file.seek(0)
                 holder = file.read().strip() or "unknown"

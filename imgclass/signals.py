@@ -28,6 +28,12 @@ class Preempted(UserError):
     exit_status = 75
 
 
+class Finished(UserError):
+    """The run is done; what is left could be done later."""
+
+    exit_status = 0
+
+
 class Interrupted(Exception):
     """A wait or an evaluation was given up because the run was asked to stop."""
 

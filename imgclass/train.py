@@ -6,13 +6,10 @@ therefore comes after everything its step has written, and a resumed run writes 
 evaluation that a signal cuts short is done anew by the run that goes on.
 """
 
-import itertools
 import json
 import logging
 import pathlib
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any
 
 import jax
 import ml_collections
@@ -21,15 +18,14 @@ import numpy as np
 from imgclass import (
     build,
     checkpoint,
-    feeds,
     looks,
     models,
     parallel,
     peers,
     pretrained,
-    report,
     run,
     runlog,
+    scoring,
     signals,
     tracking,
     watchdog,
@@ -38,16 +34,14 @@ from imgclass import config as config_lib
 from imgclass.data import dataset as dataset_lib
 from imgclass.data import feed as feed_lib
 from imgclass.errors import UsageError, UserError
-from imgclass.evaluate import outcomes, restore, score
+from imgclass.evaluate import restore
 from imgclass.plan import Plan, make_plan
 from imgclass.progress import Progress
 from imgclass.state import TrainState, eval_variables
 from imgclass.trainer import Trainer
 
 logger = logging.getLogger(__name__)
-# At most between questions to the other processes whether to stop:
-AGREE_EVERY = 50  # steps
-AGREE_BATCHES = 16  # of an evaluation
+AGREE_EVERY = 50  # steps, at most, between questions to the other processes whether to stop
 
 
 def train_and_evaluate(
@@ -163,15 +157,16 @@ def _train(
     at = Progress.from_record(restored[1]) if restored else Progress()
     resumed_step, began = at.step, began - at.seconds  # as if it had never stopped
     result = parallel.on_lead(lambda: run.load_json(folder / "result.json"))
+    scorer = scoring.Scorer(task, data, watch, stop)
     if result and at.step == plan.total == result["steps"]:
         if lead:
             logger.info(
                 "%s", "\n".join(["Already finished.", *runlog.result_lines(folder, result)])
             )
+        if config.log.report and not (folder / "report.html").exists():
+            scorer.report(folder, *scoring.best(task, saved, at, state))
         return state
 
-    eval_step = task.jitted_eval_step()
-    validation = feeds.eval_feed(task, data, "validation")
     with parallel.together():
         log = runlog.RunLog(folder, config, plan, lead, resumed_step, at.pending)
     watch.mark("loading the training data")
@@ -184,17 +179,15 @@ def _train(
             stopping = _agreed(stop, plan, before, at.step)
             turn = at.step > seen or at.pending
             seen = at.step
-            validate = validation if turn and (last or plan.evaluate.due(at.step)) else None
+            validate = scorer.validates and turn and (last or plan.evaluate.due(at.step))
             save = turn and (last or plan.save.due(at.step))
             if validate or save or stopping:
                 watch.mark(f"step {at.step}, its computation")
                 trainer.settle()
             with log.paused():
                 if validate:
-                    batches = _watched(validate, f"validation of step {at.step}", watch, stop)
-                    variables, classes = eval_variables(state), len(task.class_names)
                     try:
-                        scores = score.score(eval_step, variables, batches, classes)
+                        scores = scorer.validation(at.step, eval_variables(state))
                     except signals.Interrupted:
                         at.pending = stopping = True
                     else:
@@ -239,10 +232,11 @@ def _train(
                 at.window.reset()
         saved.wait()
         stop.settle(_preempted(stop, folder, at.step, plan))
-        test = None
-        if config.eval.final_test:
+        test, wanted = None, config.eval.final_test or config.log.report
+        best = scoring.best(task, saved, at, state) if wanted else None
+        if best and config.eval.final_test:
             try:
-                test = _final_test(task, data, saved, at, state, eval_step, watch, stop)
+                test = scorer.test(*best)
             except signals.Interrupted:
                 raise _preempted(stop, folder, at.step, plan) from None
         if test:
@@ -252,8 +246,8 @@ def _train(
             log.write(int(test["step"]), "test", test)
         at.seconds = time.perf_counter() - began
         log.finish(at.result(plan, models.count_parameters(state.params), test))
-        if config.log.report:
-            _report(folder, lead, task, data, saved, at, state, eval_step, watch, stop)
+    if best and config.log.report:
+        scorer.report(folder, *best)
     return state
 
 
@@ -264,22 +258,6 @@ def _preempted(
         f"{stop.by}: stopped after step {step} of {plan.total}, saved in {folder}; the same "
         f"command with --workdir={folder} goes on"
     )
-
-
-def _watched(
-    batches: Iterable[dict], doing: str, watch: watchdog.Watchdog, stop: signals.StopRequest
-) -> Iterator[dict]:
-    """Yields the batches of an evaluation, marking progress. Raises Interrupted if asked to."""
-    source = iter(batches)
-    for number in itertools.count():
-        watch.mark(f"{doing}, batch {number}")
-        if number % AGREE_BATCHES == 0 and parallel.any_process(bool(stop)):
-            raise signals.Interrupted
-        with stop.interrupts(alone=jax.process_count() == 1):
-            batch = next(source, None)
-        if batch is None:
-            return
-        yield batch
 
 
 def sample(task: build.Task, data: dataset_lib.Dataset) -> np.ndarray | None:
@@ -300,80 +278,3 @@ def _agreed(stop: signals.StopRequest, plan: Plan, before: int, step: int) -> bo
         return bool(stop)
     due = plan.log.due(step) or step // AGREE_EVERY > before // AGREE_EVERY
     return due and parallel.any_process(bool(stop))
-
-
-def _final_test(
-    task: build.Task,
-    data: dataset_lib.Dataset,
-    saved: checkpoint.Checkpoints,
-    at: Progress,
-    state: TrainState,
-    eval_step: Any,
-    watch: watchdog.Watchdog,
-    stop: signals.StopRequest,
-) -> dict[str, float] | None:
-    """Scores the test split once, with the weights that were best on validation.
-
-    With eval.tta the figures over averaged views stand beside the plain ones, as 'tta_accuracy' and
-    so on.
-    """
-    feed = feeds.eval_feed(task, data, "test")
-    if feed is None:
-        logger.warning("%s has no test split, so there is no test figure", data.source.name)
-        return None
-    step, state = _best(task, saved, at, state)
-    variables, classes = eval_variables(state), len(task.class_names)
-    batches = _watched(feed, "the final test", watch, stop)
-    figures = score.score(eval_step, variables, batches, classes)
-    tta = task.config.eval.tta
-    if tta != "none":
-        batches = _watched(feed, f"the final test, {tta}", watch, stop)
-        averaged = score.score(task.jitted_eval_step(tta), variables, batches, classes)
-        figures |= {f"tta_{name}": averaged[name] for name in averaged if name != "examples"}
-    return {"step": step, **figures}
-
-
-def _best(
-    task: build.Task, saved: checkpoint.Checkpoints, at: Progress, state: TrainState
-) -> tuple[int, TrainState]:
-    """Returns the step that was best on validation, the last without one, and its state."""
-    step = int(at.best["step"]) if at.best else at.step
-    if step == at.step:
-        return step, state
-    restored = saved.restore(task.abstract, step)
-    assert restored is not None
-    return step, restored[0]
-
-
-def _report(
-    folder: pathlib.Path,
-    lead: bool,
-    task: build.Task,
-    data: dataset_lib.Dataset,
-    saved: checkpoint.Checkpoints,
-    at: Progress,
-    state: TrainState,
-    eval_step: Any,
-    watch: watchdog.Watchdog,
-    stop: signals.StopRequest,
-) -> None:
-    """Writes the report of the best weights. The run is done, and fails of nothing that happens."""
-    try:
-        step, state = _best(task, saved, at, state)
-        found = restore.Restored(folder, task, eval_variables(state), step, {})
-        split = parallel.on_lead(lambda: report.default_split(folder, data))
-        scored = {}
-        for role in report.needed(data, split):
-            feed = feeds.eval_feed(task, data, role)
-            assert feed is not None
-            batches = _watched(feed, f"the report on {role}", watch, stop)
-            scored[role] = outcomes.collect(eval_step, found.variables, batches)
-        watch.mark("writing the report")
-        with parallel.together():
-            if lead:
-                report.write(found, data, scored, split, report.FEW)
-                logger.info("  %s: open it in a browser", folder / "report.html")
-    except (Exception, signals.Interrupted) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        if lead:
-            logger.warning("no report (%s); imgclass report %s writes it", reason, folder)

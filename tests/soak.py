@@ -97,7 +97,7 @@ def soak(folder: pathlib.Path, kills: int, seed: int, minutes: float, wait: bool
         raise SystemExit(f"the uninterrupted run failed: {(folder / 'said').read_text()}")
     command = tiny.command(data, run, changes)
     while tally.deaths < kills and time.monotonic() - began < 60 * minutes:
-        at = durable(run)
+        at, before = durable(run), logged(run)
         process = start(command, folder)
         if draw.random() < 0.3:
             time.sleep(draw.uniform(0, startup))
@@ -111,7 +111,7 @@ def soak(folder: pathlib.Path, kills: int, seed: int, minutes: float, wait: bool
         status = process.wait(timeout=300)
         if status == 0:
             break  # done before it could be killed
-        note(tally, run, status, asked, wait)
+        note(tally, run, status, asked, before, wait)
     while (status := start(command, folder).wait()) != 0:
         tally.faults.append(f"left alone, it ended with status {status}")
         if len(tally.faults) > 3:
@@ -162,8 +162,10 @@ def durable(run: pathlib.Path) -> int:
     return max(tiny.saved_steps(run), default=0)
 
 
-def note(tally: Tally, run: pathlib.Path, status: int, asked: bool, wait: bool = False) -> None:
-    """Checks what a death has left."""
+def note(
+    tally: Tally, run: pathlib.Path, status: int, asked: bool, before: int = 0, wait: bool = False
+) -> None:
+    """Checks what a death has left; `before` is what `logged` said when that life began."""
     saved, done = durable(run), logged(run)
     name = f"death {tally.deaths + 1}"
     newest = max((int(p.name) for p in run.glob("checkpoints/*") if p.name.isdecimal()), default=0)
@@ -173,7 +175,8 @@ def note(tally: Tally, run: pathlib.Path, status: int, asked: bool, wait: bool =
         tally.terms[key] = tally.terms.get(key, 0) + 1
         if status not in (PREEMPTED, -signal.SIGTERM):
             tally.faults.append(f"{name}: SIGTERM ended in status {status}")
-        if status == PREEMPTED and done > saved:
+        # Asked before it trained, it left the records of the life before, whose loss was counted.
+        if status == PREEMPTED and done > saved and done != before:
             tally.faults.append(f"{name}: SIGTERM lost {done - saved} steps")
     else:
         tally.kills += 1

@@ -53,3 +53,7 @@ def test_it_sees_what_is_lost_and_torn(tmp_path):
     lines = "\n".join(tally.faults)
     assert "death 1: SIGTERM lost 25 steps" in lines
     assert "death 2: SIGTERM ended in status 1" in lines
+
+    tally = soak.Tally()
+    soak.note(tally, tmp_path, 75, asked=True, before=45)  # stopped before its first step
+    assert not [fault for fault in tally.faults if "SIGTERM" in fault]

@@ -38,10 +38,12 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
     """Returns the t interval of a mean, mean -+ t(0.975, n - 1) sd / sqrt(n).
 
     Args:
-      values: f64[n], independent, n at least 2.
+      values: f64[n], independent, n at least 2; NaN, NaN if they do not vary.
 
     Source: Student (1908), The Probable Error of a Mean.
     """
+    if _constant(values):
+        return math.nan, math.nan
     half = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * stats.sem(values)
     mean = float(np.mean(values))
     return mean - float(half), mean + float(half)
@@ -78,8 +80,6 @@ def paired_t(first: np.ndarray, second: np.ndarray, over: str) -> Comparison:
       over: what the pairs are, for the test's name: 'seeds'.
     """
     name, apart = f"paired t over {over}", first - second
-    if not np.any(apart):
-        return Comparison(name, 0.0, 0.0, 0.0, 1.0)
     if len(apart) < 2 or _constant(apart):
         return Comparison(name, float(np.mean(apart)), math.nan, math.nan, math.nan)
     found = stats.ttest_1samp(apart, 0.0)

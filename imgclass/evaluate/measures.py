@@ -134,10 +134,15 @@ def figures(outcomes: Outcomes) -> dict[str, dict[str, float]]:
     if classes == 2:
         area = metrics.auroc(said[:, 1], labels)
         found["auroc"] = (area, bootstrap.auroc(said[:, 1], labels == 1))
-    intervals = bootstrap.intervals([resampled for _, resampled in found.values()], len(outcomes))
+    drawn = bootstrap.intervals([resampled for _, resampled in found.values()], len(outcomes))
+    intervals = dict(zip(found, drawn, strict=True))
+    if right.all() or not right.any():
+        intervals["accuracy"] = bootstrap.of_share(right)
+    if classes > 5 and in_top.all():
+        intervals["top5"] = bootstrap.of_share(in_top)
     return {
-        name: {"value": float(value), "low": low, "high": high}
-        for (name, (value, _)), (low, high) in zip(found.items(), intervals, strict=True)
+        name: {"value": float(value), "low": intervals[name][0], "high": intervals[name][1]}
+        for name, (value, _) in found.items()
     }
 
 

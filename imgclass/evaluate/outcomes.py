@@ -6,6 +6,7 @@ scored unasked.
 """
 
 import dataclasses
+import io
 import pathlib
 import zipfile
 from collections.abc import Iterable
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from imgclass import feeds, looks, parallel
+from imgclass import feeds, files, looks, parallel
 from imgclass.data import dataset
 from imgclass.errors import UsageError, UserError
 from imgclass.evaluate.restore import Restored
@@ -175,11 +176,10 @@ def write(folder: pathlib.Path, split: str, step: int, outcomes: Outcomes) -> No
     arrays: dict[str, Any] = {
         name: np.asarray(getattr(stored, name), kind) for name, kind in ARRAYS.items()
     }
-    part = path.with_name(f"{path.name}.part")  # a reader never finds half of it
+    content = io.BytesIO()
+    np.savez_compressed(content, step=np.int64(step), **arrays)
     try:
-        with part.open("wb") as file:
-            np.savez_compressed(file, step=np.int64(step), **arrays)
-        part.replace(path)
+        files.write_atomically(path, content.getvalue())
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 

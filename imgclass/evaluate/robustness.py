@@ -162,7 +162,7 @@ def corruption_figures(
         wrong = 1.0 - np.mean([right[name].mean(0) for name in main], axis=0)
         figures |= with_interval("mean_error", wrong)
         figures["relative_error"] = figures["mean_error"] - (1.0 - float(clean.mean()))
-    if imagenet and len(main) == len(MAIN):
+    if imagenet and len(main) == len(MAIN) and figures["constants"] == "imagenet":
         lost = 1.0 - float(clean.mean())
         errors = {name: by_name[name]["error"] for name in MAIN}
         figures["mce"] = float(np.mean([errors[name] / ALEXNET[name] for name in MAIN]))
@@ -174,7 +174,8 @@ def corruption_figures(
 
 def with_interval(name: str, values: np.ndarray) -> dict[str, Any]:
     """Returns {name: the mean of float or bool[n], name_interval: [low, high]}, 95% bootstrap."""
-    [between] = bootstrap.of_means(values[:, None])
+    share = values.dtype == bool
+    between = bootstrap.of_share(values) if share else bootstrap.of_means(values[:, None])[0]
     return {name: float(np.mean(values)), f"{name}_interval": list(between)}
 
 

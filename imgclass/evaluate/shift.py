@@ -31,6 +31,12 @@ def second_source(found: Restored, name: str) -> tuple[source.Source, splits.Sub
       UserError: it cannot be read.
     """
     opened = _opened(found, name)
+    stored = {split.get("fingerprint") for split in found.data["splits"].values()} - {None}
+    if stored & {split.fingerprint for split in opened.splits.values()}:
+        raise UsageError(
+            f"--against={name}: this is the run's own data, not a second source; --split says "
+            "which part of it to score"
+        )
     unknown = sorted(set(opened.class_names) - set(found.task.class_names))
     if unknown:
         raise UsageError(

@@ -31,6 +31,10 @@ def headline(content: dict[str, Any]) -> str:
                 f"{show(interval['low'], digits)} to {show(interval['high'], digits)}",
             )
         )
+    test = (content["result"] or {}).get("test")
+    if test and content["split"] != "test":
+        below = f"at the end of the run, {test['examples']:,} pictures"
+        tiles.append(_tile(markup.percent(test["accuracy"]), "test accuracy", below))
     calibration = content["measures"]["calibration"]
     tiles.append(_tile(markup.number(calibration["nll"]), "log loss", "nats a picture"))
     tiles.append(_tile(markup.percent(calibration["ece"]), "calibration error", "ECE"))

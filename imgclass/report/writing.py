@@ -1,6 +1,5 @@
 """Writes a run's report.html and report.json."""
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,14 +17,12 @@ from imgclass.report import markup, page, pictures
 FEW, MANY = 5_000, 100_000  # pictures up to which a run's end, and the verb, look for duplicates
 
 
-def default_split(folder: pathlib.Path, data: dataset.Dataset) -> str:
-    """Returns the split a report is of: test if the run has scored it, or else validation.
+def default_split(data: dataset.Dataset) -> str:
+    """Returns the split a report is of: validation, train without one; test has to be asked for.
 
-    Train where there is neither.
+    Who reads a page of mistakes on test, and trains again, has trained on test.
     """
-    result = run.load_json(folder / "result.json") or {}
-    have = [role for role in ("test", "validation", "train") if len(data.splits.get(role, ()))]
-    return next(role for role in have if role != "test" or result.get("test"))
+    return "validation" if len(data.splits.get("validation", ())) else "train"
 
 
 def needed(data: dataset.Dataset, split: str) -> list[str]:

@@ -20,6 +20,7 @@ from imgclass.sweep.declare import Ablation
 
 # The test split is for the end of a project: who wants it in a sweep declares it.
 PROTECTED = {"eval.final_test": False}
+QUIET = {"log.report": False, "log.images": False}  # nobody opens so many
 _LINES = 6  # of differences, at most
 
 
@@ -54,7 +55,7 @@ def of_ablation(declared: Ablation, root: pathlib.Path) -> list[Run]:
       UsageError: naming each change whose config cannot be, with the reason.
     """
     changes = {
-        name: PROTECTED | {"eval.best_metric": declared.metric, **declared.always, **keys}
+        name: PROTECTED | QUIET | {"eval.best_metric": declared.metric, **declared.always, **keys}
         for name, keys in declared.changes.items()
     }
     problems = []

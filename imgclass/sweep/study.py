@@ -44,7 +44,7 @@ def _ends(domain: Range | Choice) -> tuple[Any, ...]:
 def changes(declared: Search, values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what a trial changes of the base, its `values` among it."""
     fixed = {"eval.best_metric": declared.metric, **declared.always}
-    return {**runs.PROTECTED, **fixed, **values}
+    return {**runs.PROTECTED, **runs.QUIET, **fixed, **values}
 
 
 def begin(declared: Search, root: pathlib.Path, storage: str) -> optuna.Study:

@@ -44,7 +44,7 @@ def add(verbs: parsing.Verbs) -> None:
 
 def ensemble(args: argparse.Namespace) -> int:
     """Does it; returns the exit status."""
-    from imgclass import feeds, run
+    from imgclass import run
     from imgclass.evaluate import ensemble as ensembles
     from imgclass.evaluate import outcomes, restore
 
@@ -70,10 +70,7 @@ def ensemble(args: argparse.Namespace) -> int:
         "ensemble": _measured(together),
     }
     if soup:
-        feed = feeds.eval_feed(soup.task, data, args.split)
-        assert feed is not None  # the members were scored on it
-        step = soup.task.jitted_eval_step(args.tta)
-        result["soup"] = _measured(outcomes.collect(step, soup.variables, feed))
+        result["soup"] = _measured(outcomes.of_split(soup, data, args.split, args.tta, "ensemble"))
     if args.json:
         print(json.dumps(run.finite(result)))
     else:

@@ -16,8 +16,7 @@ def add(verbs: parsing.Verbs) -> None:
     verb.add_argument(
         "--split",
         choices=("train", "validation", "test"),
-        help="default test if the run has scored it already, or else validation, so that a first "
-        "look at test is asked for; every look is recorded",
+        help="default validation, so that a look at test is always asked for, and recorded",
     )
 
 
@@ -28,7 +27,7 @@ def report(args: argparse.Namespace) -> int:
 
     found = restore.restore(pathlib.Path(args.run), args.checkpoint)
     data = outcomes.open_data(found)
-    split = args.split or report_lib.default_split(found.folder, data)
+    split = args.split or report_lib.default_split(data)
     scored = {
         role: outcomes.of_split(found, data, role, verb="report")
         for role in report_lib.needed(data, split)

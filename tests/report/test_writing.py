@@ -5,7 +5,6 @@ import shutil
 import pytest
 
 from imgclass import report as report_lib
-from imgclass import run
 from imgclass.errors import UserError
 
 
@@ -14,14 +13,9 @@ class Splits:
         self.splits = {role: range(size) for role, size in sizes.items()}
 
 
-def test_test_is_shown_only_where_the_run_has_scored_it(tmp_path):
-    every = Splits(train=3, validation=2, test=2)
-    assert report_lib.default_split(tmp_path, every) == "validation"
-    run.write_json(tmp_path / "result.json", {"test": None})
-    assert report_lib.default_split(tmp_path, every) == "validation"
-    run.write_json(tmp_path / "result.json", {"test": {"accuracy": 0.5}})
-    assert report_lib.default_split(tmp_path, every) == "test"
-    assert report_lib.default_split(tmp_path, Splits(train=3, validation=0)) == "train"
+def test_test_has_to_be_asked_for():
+    assert report_lib.default_split(Splits(train=3, validation=2, test=2)) == "validation"
+    assert report_lib.default_split(Splits(train=3, validation=0, test=2)) == "train"
 
 
 def test_the_temperature_needs_validation():

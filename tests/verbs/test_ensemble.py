@@ -62,8 +62,8 @@ def test_members_ensemble_and_soup_are_scored(capsys, runs):
         assert 0 <= figure["low"] <= figure["value"] <= figure["high"] <= 1
         assert entry["nll"] > 0
         assert 0 <= entry["ece"] <= 1
-    # The verb and this test looked, at both runs.
-    assert [looks.count(run) for run in (one, two)] == [2, 2]
+    # The verb and this test looked, at both runs, and at the soup, whose folder is the first's.
+    assert [looks.count(run) for run in (one, two)] == [3, 2]
     last = json.loads((one / "test_looks.jsonl").read_text().splitlines()[0])
     assert (last["verb"], last["step"]) == ("ensemble", 6)
 
