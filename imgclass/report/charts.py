@@ -93,7 +93,7 @@ def bars(
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name, "axes.grid.axis": "x"}):
         figure, axes = _axes(x, "", height=0.7 + 0.24 * len(labels))
         axes.barh(range(len(labels)), values, color=SERIES[0], height=0.66)
-        axes.set_yticks(range(len(labels)), [_plain(label) for label in labels])
+        axes.set_yticks(range(len(labels)), [short(label) for label in labels])
         axes.tick_params(axis="y", length=0)
         axes.invert_yaxis()
         axes.set_xlim(0, 1)
@@ -138,10 +138,10 @@ def _axes(x: str, y: str, height: float = SIZE[1]) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _plain(text: str) -> str:
-    """Returns a text that matplotlib does not take for mathematics, of bounded length."""
-    short = text if len(text) <= 22 else text[:21] + "…"
-    return short.replace("$", r"\$")
+def short(text: str) -> str:
+    """Returns a name of 22 characters at most, of which matplotlib takes none for mathematics."""
+    kept = text if len(text) <= 22 else text[:21] + "…"
+    return kept.replace("$", r"\$")
 
 
 def _svg(figure: Figure, name: str) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from imgclass import config as config_lib
 from imgclass import looks, run
 from imgclass.data import dataset, findings, inspect
+from imgclass.errors import UserError
 from imgclass.evaluate import measures
 from imgclass.evaluate.outcomes import Outcomes
 from imgclass.evaluate.restore import Restored
@@ -63,10 +64,18 @@ def gather(
         "config": _config(found),
         "test_looks": looks.count(folder),
         "robustness": run.load_json(folder / "robustness.json"),
-        "result": run.load_json(folder / "result.json"),
+        "result": _result(folder),
         **_starts(folder),
     }
     return run.finite(content)
+
+
+def _result(folder: pathlib.Path) -> dict[str, Any] | None:
+    result = run.load_json(folder / "result.json")
+    wanted = {"parameters", "steps", "epochs", "wall_seconds"}
+    if result is not None and not (isinstance(result, dict) and wanted <= result.keys()):
+        raise UserError(f"{folder / 'result.json'} is not what a run writes; move it away")
+    return result
 
 
 def curves(folder: pathlib.Path) -> dict[str, dict[str, list[float | None]]]:

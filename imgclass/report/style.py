@@ -26,7 +26,7 @@ main, header, footer { max-width: 1120px; margin: 0 auto; padding: 0 16px; }
 header { padding-top: 28px; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 4px; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 0 0 2px; }
-h3 { font-size: 0.95rem; margin: 20px 0 4px; }
+h3 { font-size: 0.95rem; margin: 20px 0 4px; overflow-wrap: anywhere; }
 p { margin: 4px 0 10px; overflow-wrap: anywhere; max-width: 78ch; }
 a { color: var(--accent); }
 .about, .how, figcaption, .soft, footer { color: var(--soft); }
@@ -76,7 +76,7 @@ tr.marked > * { font-weight: 650; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(132px, 1fr));
   gap: 14px 12px; }
 .pictures.wide { grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); }
-.pictures figure { font-size: 0.82rem; line-height: 1.35; }
+.pictures figure { font-size: 0.82rem; line-height: 1.35; overflow-wrap: anywhere; }
 .pictures .pair { display: flex; gap: 4px; }
 .pictures img { width: 100%; max-width: 132px; min-width: 0; flex: 1 1 0; border-radius: 5px;
   background: var(--line); }

@@ -78,9 +78,10 @@ def write(
         pictures.first_seen(found, data),
         max(found.task.prepare.image_size) <= markup.PIXELS,
     )
+    made = page.render(content, shown)
     try:
         run.write_json(found.folder / "report.json", content)
-        write_atomically(found.folder / "report.html", page.render(content, shown))
+        write_atomically(found.folder / "report.html", made)
     except OSError as error:
         raise UserError(
             f"{found.folder}: the report cannot be written ({error.strerror})"

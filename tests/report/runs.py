@@ -9,7 +9,7 @@ from imgclass import looks, report, train
 from imgclass.evaluate import outcomes, restore
 from tests import tiny
 
-CLASSES = ('<script>alert("x")', "b & 'c' $x$")
+CLASSES = ('<script>alert("x")', "b & 'c' $x$" + 180 * "y")
 FILE = '"><img src=x onerror=alert(1)>'  # of one test picture
 
 
