@@ -70,9 +70,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `| head` has seen enough
         _drop_output()
         return 1
-    except OSError as error:  # every other file is spoken of where it is used
+    except OSError as error:
         if args.debug:
             raise
+        if error.filename is not None:
+            sys.stderr.write(f"{error.filename}: {error.strerror}\n")
+            return 1
         _drop_output()
         sys.stderr.write(f"standard output cannot be written ({error.strerror or error})\n")
         return 1

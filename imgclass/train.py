@@ -233,10 +233,10 @@ def _train(
         saved.wait()
         stop.settle(_preempted(stop, folder, at.step, plan))
         test, wanted = None, config.eval.final_test or config.log.report
-        best = scoring.best(task, saved, at, state) if wanted else None
-        if best and config.eval.final_test:
+        weights = scoring.best(task, saved, at, state) if wanted else None
+        if weights and config.eval.final_test:
             try:
-                test = scorer.test(*best)
+                test = scorer.test(*weights)
             except signals.Interrupted:
                 raise _preempted(stop, folder, at.step, plan) from None
         if test:
@@ -246,8 +246,8 @@ def _train(
             log.write(int(test["step"]), "test", test)
         at.seconds = time.perf_counter() - began
         log.finish(at.result(plan, models.count_parameters(state.params), test))
-    if best and config.log.report:
-        scorer.report(folder, *best)
+    if weights and config.log.report:
+        scorer.report(folder, *weights)
     return state
 
 

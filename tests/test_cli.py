@@ -346,6 +346,14 @@ def test_a_pipe_is_not_waited_for(capsys, folder, pictures, tmp_path):
     assert out.startswith(f"{good}: ")
 
 
+def test_a_file_that_is_spoken_of_nowhere_else_is_named(capsys, folder, monkeypatch):
+    def refused(*_):
+        raise PermissionError(13, "Permission denied", "/a/file")
+
+    monkeypatch.setattr(predict, "find_pictures", refused)
+    assert ask(capsys, "predict", folder, "x.png") == (1, "", "/a/file: Permission denied\n")
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
 def test_output_that_is_full_is_one_line(folder):
     with open("/dev/full", "w") as full:

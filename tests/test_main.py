@@ -154,10 +154,11 @@ def test_train_then_again_then_with_another_rate(tmp_path, pictures):
     folder = tmp_path / "runs" / "cnn-1"
     assert json.loads((folder / "config.json").read_text())["optim"]["lr"] == 1.0
     assert json.loads((folder / "result.json").read_text())["steps"] == 2
-    assert first.stderr.splitlines()[-3:] == [
+    assert first.stderr.splitlines()[-4:] == [
         "Next:",
         "  imgclass evaluate runs/cnn-1 --split=test",
         "  imgclass predict runs/cnn-1 PICTURE-OR-FOLDER...",
+        "  runs/cnn-1/report.html: open it in a browser",
     ]
     log = (folder / "log.txt").read_text()
     assert "step 2/2" in log

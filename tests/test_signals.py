@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from imgclass import build, checkpoint, parallel, signals, train
+from imgclass import build, checkpoint, parallel, scoring, signals, train
 from imgclass.data import dataset, feed
 from imgclass.plan import make_plan
 from tests import tiny
@@ -172,7 +172,7 @@ def asking(real, when):
         (train.Trainer, "advance", lambda self, state, step, count: step == 5, [5]),
         (feed.EvalFeed, "_load", lambda self, number: number == 2, [4]),
         (checkpoint, "_write_manifest", lambda path, step, record: step == 6, [6, 7, 8, 9]),
-        (train, "_final_test", lambda *_: True, [9]),
+        (scoring.Scorer, "test", lambda *_: True, [9]),
         (train.runlog.RunLog, "finish", lambda *_: True, None),
     ],
     ids=["data", "step", "evaluation", "save", "test", "end"],

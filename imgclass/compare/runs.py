@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from imgclass import config as config_lib
-from imgclass import run
+from imgclass import looks, run
 from imgclass.data import dataset
 from imgclass.errors import UsageError, UserError
 from imgclass.evaluate import outcomes, restore
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 OF_PICTURES = ("accuracy", "loss")
 
 # Keys that move no figure but by rounding. data.name, because fingerprints tell data apart.
-_NO_EFFECT = re.compile(
+NO_EFFECT = re.compile(
     r"(log|checkpoint)\..*|eval\.(batch_size|final_test)"
     r"|data\.(name|data_dir|feed|resident_mb|threads|prefetch|max_pixels)"
     r"|train\.(devices|fsdp|steps_per_dispatch|stall_seconds|stop_seconds)"
@@ -70,7 +70,7 @@ class Run:
         return {
             key: value
             for key, value in self.config.items()
-            if key != "seed" and not _NO_EFFECT.fullmatch(key)
+            if key != "seed" and not NO_EFFECT.fullmatch(key)
         }
 
 
@@ -117,16 +117,29 @@ class Pictures:
         """Reads and scores nothing yet."""
         self._split = split
         self._opened: dict[str, dataset.Dataset] = {}
+        self._scored: dict[pathlib.Path, outcomes.Stored] = {}
 
     def stored(self, of: Run) -> outcomes.Stored | None:
-        """Returns what is stored of the checkpoint that is compared, None if nothing is."""
-        stored = outcomes.read(of.folder, self._split)
+        """Returns what is known of the checkpoint that is compared, None if nothing is.
+
+        Raises:
+          UserError: the file of the test split is damaged. Of validation it counts as absent: to
+            score that again costs time only.
+        """
+        if of.folder in self._scored:
+            return self._scored[of.folder]
+        try:
+            stored = outcomes.read(of.folder, self._split)
+        except UserError:
+            if self._split == "test":
+                raise
+            return None
         examples = of.data["splits"][self._split]["examples"]
         fits = stored is not None and (stored.step, len(stored.index)) == (of.step, examples)
         return stored if fits else None
 
     def scored(self, of: Run) -> outcomes.Stored:
-        """Returns what is stored, or scores the split and stores that.
+        """Returns what is stored, or scores the split and stores that, if it can.
 
         Raises:
           UserError: the checkpoint is gone, or the data are.
@@ -140,10 +153,22 @@ class Pictures:
         if key not in self._opened:
             self._opened[key] = outcomes.open_data(found)
         result = outcomes.of_split(found, self._opened[key], self._split, verb="compare")
-        outcomes.write(of.folder, self._split, found.step, result)
-        stored = self.stored(of)
-        assert stored is not None
-        return stored
+        try:
+            outcomes.write(of.folder, self._split, found.step, result)
+        except UserError as error:
+            logger.warning("%s; the next comparison has to score them again", error)
+        self._scored[of.folder] = outcomes.kept(found.step, result)
+        return self._scored[of.folder]
+
+    def record_looks(self, found: Sequence[Run]) -> None:
+        """Records a look at the test split of each run; one that was scored has it already.
+
+        Raises:
+          UserError: it cannot be recorded.
+        """
+        for run_ in found:
+            if self._split == "test" and run_.folder not in self._scored:
+                looks.record(run_.folder, "compare", run_.step)
 
     def of_all(
         self, found: Sequence[Run], metric: str

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+from imgclass.evaluate import bootstrap
+
 LEVEL = 0.95
-RESAMPLES = 5000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,28 +48,6 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
     half = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * stats.sem(values)
     mean = float(np.mean(values))
     return mean - float(half), mean + float(half)
-
-
-def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
-    """Returns the percentile bootstrap interval of a mean, from 5,000 seeded resamples.
-
-    Args:
-      values: f64[n], one for each picture: drawn again with replacement.
-
-    Source: Efron & Tibshirani (1993), An Introduction to the Bootstrap, chapter 13.
-    """
-    if len(values) < 2 or np.ptp(values) == 0.0:
-        return float(values[0]), float(values[0])
-    found = stats.bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        batch=max(1, 10**7 // len(values)),  # 80 MB of them at a time
-        confidence_level=LEVEL,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return float(found.low), float(found.high)
 
 
 def paired_t(first: np.ndarray, second: np.ndarray, over: str) -> Comparison:
@@ -130,7 +109,8 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> Comparison:
     discordant = only_first + only_second
     p = float(stats.binomtest(only_first, discordant).pvalue) if discordant else 1.0
     apart = first.astype(np.float64) - second.astype(np.float64)
-    return Comparison("McNemar, exact", float(np.mean(apart)), *bootstrap_interval(apart), p)
+    interval = bootstrap.of_means(apart[:, None])[0]
+    return Comparison("McNemar, exact", float(np.mean(apart)), *interval, p)
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -4,7 +4,7 @@
 those that agree in the keys of `by`. Where both groups have several runs the test is over seeds,
 because a seed is what was repeated and what the next training will draw anew; the bootstrap over
 pictures stands beside it. A single run can be tested over pictures only. Nothing is drawn or
-written here but the outcomes that had to be scored.
+written here but the outcomes that had to be scored, and looks at the test split.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ from imgclass.compare import runs as runs_lib
 from imgclass.compare.runs import Pictures, Run
 from imgclass.compare.statistics import Comparison
 from imgclass.errors import UsageError
+from imgclass.evaluate import bootstrap
 
 ALPHA = 0.05
 SPLITS = ("validation", "test")
@@ -110,6 +111,7 @@ def make(
 
     Runs that are not finished are left out, and named in the notes. Outcomes of pictures that are
     not stored are scored and stored; those of the test split only where a run has no test figure.
+    With 'test' a look is recorded in every run's folder, whether it was scored or read.
 
     Args:
       folders: of the runs, in any order; a folder given twice counts once.
@@ -120,7 +122,7 @@ def make(
 
     Raises:
       UsageError: an unknown key or metric, a split that a run lacks, or runs on different data.
-      UserError: something is no run folder, or no run is finished.
+      UserError: something is no run folder, no run is finished, or a look cannot be recorded.
     """
     _check_keys(by)
     found, notes = gather.finished(folders, split)
@@ -132,10 +134,11 @@ def make(
     figures = {run.folder: runs_lib.value(run, metric, pictures) for run in found}
     for run in found:
         if math.isnan(figures[run.folder]):
-            why = "diverged" if run.diverged else f"has a {metric} that is no number"
+            why = "diverged" if run.diverged else f"has no finite {metric}"
             notes.append(f"{run.folder} {why}: its group has no mean, and is last.")
     outcomes, missing = pictures.of_all(found, metric)
     notes += missing
+    pictures.record_looks(found)
     keys = tuple(dict.fromkeys(by)) or _differing(run.settings for run in found)
     groups = _groups(found, keys, figures, outcomes)
     notes += _confounded(found, groups, keys) if by else []
@@ -217,7 +220,8 @@ def _row(group: _Group, baseline: _Group, metric: str) -> Row:
         return row
     pictures = (math.nan, math.nan)
     if group.by_picture is not None and baseline.by_picture is not None:
-        pictures = statistics.bootstrap_interval(group.by_picture - baseline.by_picture)
+        apart = group.by_picture - baseline.by_picture
+        pictures = bootstrap.of_means(apart[:, None])[0]
     return dataclasses.replace(row, test=_test(group, baseline, metric), pictures=pictures)
 
 
@@ -227,11 +231,13 @@ def _interval(group: _Group, metric: str) -> tuple[float, float, str]:
     if len(group.values) > 1:
         return *statistics.mean_interval(group.values), "seeds"
     examples = group.runs[0].figures.get("examples")
+    if group.by_picture is not None and metric == "accuracy":
+        return *bootstrap.of_share(group.by_picture > 0.5), "pictures"
     if group.by_picture is not None:
-        return *statistics.bootstrap_interval(group.by_picture), "pictures"
+        return *bootstrap.of_means(group.by_picture[:, None])[0], "pictures"
     if metric == "accuracy" and examples:  # how many were right is all there is to resample
         right = np.arange(int(examples)) < round(float(group.values[0]) * examples)
-        return *statistics.bootstrap_interval(right.astype(np.float64)), "pictures"
+        return *bootstrap.of_share(right), "pictures"
     return math.nan, math.nan, ""
 
 

@@ -83,11 +83,13 @@ def top_k(probabilities: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
     """Returns bool[n], whether fewer than k classes rank before the true one.
 
     Before it rank those with a larger probability, and those with an equal one and a lower label,
-    as in `metrics.batch_sums`.
+    as in `metrics.batch_sums`. A row with a NaN is wrong.
     """
+    known = ~np.isnan(probabilities).any(axis=1)
     own = probabilities[np.arange(len(labels)), labels][:, None]
     earlier = np.arange(probabilities.shape[1]) < labels[:, None]
-    return ((probabilities > own) | ((probabilities == own) & earlier)).sum(axis=1) < k
+    before = (probabilities > own) | ((probabilities == own) & earlier)
+    return known & (before.sum(axis=1) < k)
 
 
 def confused(matrix: np.ndarray, names: Sequence[str], most: int = 10) -> list[dict[str, Any]]:
@@ -138,7 +140,7 @@ def figures(outcomes: Outcomes) -> dict[str, dict[str, float]]:
     intervals = dict(zip(found, drawn, strict=True))
     if right.all() or not right.any():
         intervals["accuracy"] = bootstrap.of_share(right)
-    if classes > 5 and in_top.all():
+    if classes > 5 and (in_top.all() or not in_top.any()):
         intervals["top5"] = bootstrap.of_share(in_top)
     return {
         name: {"value": float(value), "low": intervals[name][0], "high": intervals[name][1]}

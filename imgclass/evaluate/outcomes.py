@@ -155,6 +155,19 @@ def path_of(folder: pathlib.Path, split: str) -> pathlib.Path:
     return pathlib.Path(folder) / f"predictions-{split}.npz"
 
 
+def kept(step: int, outcomes: Outcomes) -> Stored:
+    """Returns what `write` keeps of the outcomes of weights after `step` updates."""
+    rows = np.arange(len(outcomes))
+    return Stored(
+        step=step,
+        index=outcomes.index,
+        label=outcomes.labels,
+        predicted=outcomes.predicted,
+        confidence=outcomes.confidence,
+        probability=outcomes.probabilities[rows, outcomes.labels],
+    )
+
+
 def write(folder: pathlib.Path, split: str, step: int, outcomes: Outcomes) -> None:
     """Writes <run>/predictions-<split>.npz, what `Stored` holds, in place of an older one.
 
@@ -163,16 +176,7 @@ def write(folder: pathlib.Path, split: str, step: int, outcomes: Outcomes) -> No
     Raises:
       UserError: it cannot be written.
     """
-    path = path_of(folder, split)
-    rows = np.arange(len(outcomes))
-    stored = Stored(
-        step=step,
-        index=outcomes.index,
-        label=outcomes.labels,
-        predicted=outcomes.predicted,
-        confidence=outcomes.confidence,
-        probability=outcomes.probabilities[rows, outcomes.labels],
-    )
+    path, stored = path_of(folder, split), kept(step, outcomes)
     arrays: dict[str, Any] = {
         name: np.asarray(getattr(stored, name), kind) for name, kind in ARRAYS.items()
     }

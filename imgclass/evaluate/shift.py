@@ -5,6 +5,7 @@ trained or written.
 """
 
 import copy
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -16,18 +17,30 @@ from imgclass.evaluate import bootstrap, outcomes, robustness
 from imgclass.evaluate.restore import Restored
 
 
-def second_source(found: Restored, name: str) -> tuple[source.Source, splits.Subset]:
-    """Opens another data set, of which every split is taken.
+@dataclasses.dataclass(frozen=True)
+class Second:
+    """Another data set, of which every split is taken.
+
+    Attributes:
+      name: as data.name.
+      source: it, opened.
+      every: all its labelled pictures, bad ones left out if the run left out its own.
+    """
+
+    name: str
+    source: source.Source
+    every: splits.Subset
+
+
+def second_source(found: Restored, name: str) -> Second:
+    """Opens another data set; nothing is scored.
 
     Args:
       found: the run whose classes it has to have.
       name: as data.name: a folder, a table, an .npz, or the name of a tfds set.
 
-    Returns:
-      It, and all its labelled pictures, bad ones left out if the run left out its own.
-
     Raises:
-      UsageError: it is not there, or has a class that the run does not know.
+      UsageError: it is not there, has no picture, or has a class that the run does not know.
       UserError: it cannot be read.
     """
     opened = _opened(found, name)
@@ -51,7 +64,10 @@ def second_source(found: Restored, name: str) -> tuple[source.Source, splits.Sub
             bad = dataset.find_bad(split, found.task.prepare, found.task.config.data.threads)
             kept = np.delete(kept, [entry.index for entry in bad])
         parts.append((split, kept))
-    return opened, splits.Subset("all", parts)
+    every = splits.Subset("all", parts)
+    if not len(every):
+        raise UsageError(f"--against={name}: no pictures")
+    return Second(name, opened, every)
 
 
 def _opened(found: Restored, name: str) -> source.Source:
@@ -70,14 +86,14 @@ def _opened(found: Restored, name: str) -> source.Source:
 
 
 def compared(
-    found: Restored, first: np.ndarray, name: str, examples: int | None, tta: str
+    found: Restored, first: np.ndarray, second: Second, examples: int | None, tta: str
 ) -> dict[str, Any]:
     """Scores a run on a second source.
 
     Args:
       found: the run.
       first: bool[n], whether it is right on the examples of its own split.
-      name: of the second source, see `second_source`.
+      second: from `second_source`.
       examples: so many of it, by `robustness.chosen`; all if None.
       tta: views to average the logits over.
 
@@ -87,27 +103,25 @@ def compared(
       are of 95%, the pictures of either source resampled by themselves.
 
     Raises:
-      UsageError: as `second_source`, or a class has no picture there at all.
       UserError: a picture cannot be read.
     """
-    opened, every = second_source(found, name)
+    every = second.every
     if examples is not None:
         every = every.take(robustness.chosen(len(every), examples), "all")
-    data = dataset.Dataset(opened, {"all": every}, {}, found.task.prepare)
+    data = dataset.Dataset(second.source, {"all": every}, {}, found.task.prepare)
     feed = feeds.eval_feed(found.task, data, "all")
-    if feed is None:
-        raise UsageError(f"--against={name}: no pictures")
+    assert feed is not None
     said = outcomes.collect(found.task.jitted_eval_step(tta), found.variables, feed)
-    ours = np.array([found.task.class_names.index(n) for n in opened.class_names], np.int32)
-    second = outcomes.Outcomes(said.probabilities, ours[said.labels], said.index).right
-    low, high = np.quantile(_means(second, 1) - _means(first, 2), [0.025, 0.975])
+    ours = np.array([found.task.class_names.index(n) for n in second.source.class_names], np.int32)
+    right = outcomes.Outcomes(said.probabilities, ours[said.labels], said.index).right
+    low, high = np.quantile(_means(right, 1) - _means(first, 2), [0.025, 0.975])
     return {
-        "against": name,
-        "examples": len(second),
-        **robustness.with_interval("accuracy", second),
-        "difference": float(second.mean() - first.mean()),
+        "against": second.name,
+        "examples": len(right),
+        **robustness.with_interval("accuracy", right),
+        "difference": float(right.mean() - first.mean()),
         "difference_interval": [float(low), float(high)],
-        "missing_classes": sorted(set(found.task.class_names) - set(opened.class_names)),
+        "missing_classes": sorted(set(found.task.class_names) - set(second.source.class_names)),
     }
 
 

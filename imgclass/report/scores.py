@@ -48,7 +48,9 @@ def _curves(curves: list[dict[str, Any]], key: str, x: str, y: str) -> dict[str,
     """Returns the curves of the classes told apart worst, as many as a chart can hold."""
     known = [curve for curve in curves if x in curve]
     worst = sorted(known, key=lambda curve: curve[key])[: len(charts.SERIES)]
-    return {f"{charts.short(curve['name'])} ({curve[key]:.3f})": (curve[x], curve[y]) for curve in worst}
+    return {
+        f"{charts.short(curve['name'])} ({curve[key]:.3f})": (curve[x], curve[y]) for curve in worst
+    }
 
 
 def _thresholds(table: dict[str, Any] | None) -> str:

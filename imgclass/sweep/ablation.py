@@ -16,6 +16,7 @@ from imgclass.compare.table import Table
 from imgclass.errors import UserError
 from imgclass.files import write_atomically
 from imgclass.sweep import outputs, pool
+from imgclass.sweep import runs as runs_lib
 from imgclass.sweep.declare import Ablation
 from imgclass.sweep.runs import Run
 
@@ -80,10 +81,12 @@ class Missing:
             self.failed[one.name] = reason or "it ended without a result"
             self._say(f"{one.name}: failed: {self.failed[one.name]}")
             return
-        figures = result["best"] or result["final"] or {}
-        figure, seconds = figures.get(self._metric), result["wall_seconds"]
-        value = "not finite" if figure is None else f"{figure:.4f}"
-        self._say(f"{one.name}: validation {self._metric} {value}, {seconds:.0f} s")
+        figures, said = result["best"] or result["final"] or {}, f"no validation {self._metric}"
+        if self._metric in figures:
+            figure = figures[self._metric]
+            value = "not finite" if figure is None else f"{figure:.4f}"
+            said = f"validation {self._metric} {value}"
+        self._say(f"{one.name}: {said}, {result['wall_seconds']:.0f} s")
 
 
 def _noted(text: str) -> dict[str, Any]:
@@ -97,21 +100,46 @@ def _noted(text: str) -> dict[str, Any]:
 def finish(declared: Ablation, runs: Sequence[Run], root: pathlib.Path) -> Table | None:
     """Writes table.md and plot.svg of the runs that are done; returns the table, None if none is.
 
-    The rows are the changes, by name; the first declared is what the others are compared with.
+    The rows are the changes, by name. The others are compared with the first declared; if no run of
+    it is done, with the first that has one, and a note says so.
+
+    Raises:
+      UserError: the runs cannot stand in one table, or it cannot be written.
     """
     done = [one for one in runs if one.result is not None]
     if not done:
         return None
-    first = next(iter(declared.changes))
-    base = next((one.folder for one in done if one.change == first), None)
-    made = table.make([one.folder for one in done], metric=declared.metric, baseline=base)
+    base = next((one for one in done if one.change == runs[0].change), done[0])
+    made = table.make([one.folder for one in done], metric=declared.metric, baseline=base.folder)
     made = named(made, {str(one.folder): one.change for one in done})
+    made = dataclasses.replace(made, notes=(*notes(runs, base.change), *made.notes))
     try:
         write_atomically(root / "table.md", render.render(made, "markdown"))
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be written ({error.strerror})") from None
     plot.draw(made, root / "plot.svg")
     return made
+
+
+def notes(runs: Sequence[Run], baseline: str) -> list[str]:
+    """Returns sentences on what has no finished run, and on validation that is the test split.
+
+    Args:
+      runs: all of the ablation, as declared.
+      baseline: the change that the others are compared with.
+    """
+    found = []
+    if baseline != runs[0].change:
+        first = runs[0].change
+        found.append(f"No run of the first change {first} finished; compared with {baseline}.")
+    for change in dict.fromkeys(one.change for one in runs):
+        of_change = [one for one in runs if one.change == change]
+        left = [str(one.config.seed) for one in of_change if one.result is None]
+        if left:
+            seeds = "" if len(left) == len(of_change) else f" with seed {', '.join(left)}"
+            found.append(f"{change}: no finished run{seeds}.")
+    on_test = runs_lib.on_test({one.change: one.config for one in runs})
+    return [*found, on_test] if on_test else found
 
 
 def named(made: Table, changes: dict[str, str]) -> Table:

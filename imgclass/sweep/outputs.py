@@ -4,6 +4,7 @@ Figures are given; nothing here reads a run.
 """
 
 import pathlib
+import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -78,8 +79,10 @@ def recipe(config: ml_collections.ConfigDict, about: str, path: pathlib.Path) ->
     """
     differing = config_lib.difference(config_lib.defaults(), config)
     lines = [f"config.{key} = {new!r}" for key, (_, new) in differing.items() if new is not None]
+    # For a shell first, and then for a docstring.
+    quoted = shlex.quote(str(path)).replace("\\", "\\\\").replace('"', '\\"')
     return (
-        f'"""{_wrapped(about)}\n\nRun       python main.py --config={path}\n"""\n\n'
+        f'"""{_wrapped(about)}\n\nRun       python main.py --config={quoted}\n"""\n\n'
         "import ml_collections\n\n"
         "from imgclass import config as config_lib\n\n\n"
         "def get_config() -> ml_collections.ConfigDict:\n"

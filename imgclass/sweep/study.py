@@ -17,6 +17,7 @@ from imgclass.sweep.declare import Choice, Range, Search
 
 try:
     import optuna
+    import sqlalchemy  # which optuna brings
 except ModuleNotFoundError:
     raise UserError("a search needs optuna: pip install 'imgclass[tune]'") from None
 
@@ -59,7 +60,7 @@ def begin(declared: Search, root: pathlib.Path, storage: str) -> optuna.Study:
       UsageError: the study was begun with another base, space or metric.
       UserError: the storage cannot be used.
     """
-    url = storage or f"sqlite:///{root.absolute() / 'study.db'}"
+    url = storage or sqlite(root.absolute() / "study.db")
     lock = pool.claim(root / "claims" / "study", wait=True)
     assert lock is not None
     with lock:  # two sweeps that begin at once would both make the tables
@@ -76,6 +77,22 @@ def begin(declared: Search, root: pathlib.Path, storage: str) -> optuna.Study:
             raise UserError(f"--storage={url}: cannot be used ({first})") from error
         _check_same(study, declared, root)
     return study
+
+
+def sqlite(path: pathlib.Path) -> str:
+    """Returns the URL of an SQLite file, whatever characters are in its path.
+
+    Raises:
+      UserError: this SQLAlchemy cannot write such a path in a URL.
+    """
+    made = sqlalchemy.URL.create("sqlite", database=str(path))
+    try:
+        url = made.render_as_string(hide_password=False)
+        if sqlalchemy.make_url(url).database == str(path):
+            return url
+    except UnicodeEncodeError:  # bytes that are no text
+        pass
+    raise UserError(f"{path}: no place for SQLite because of a character in it; give --root")
 
 
 def ask(declared: Search, study: optuna.Study) -> optuna.Trial:
@@ -120,7 +137,7 @@ def _check_same(study: optuna.Study, declared: Search, root: pathlib.Path) -> No
     changed = [
         f"  {key}: {before.get(key)} then, {now.get(key)} now"
         for key in sorted(now)
-        if before.get(key) != now[key]
+        if before.get(key) != now[key] and (key in declared.space or not runs.harmless(key))
     ]
     if changed:
         lines = [f"{root} was begun as another search:", *changed, "Give a new --root"]

@@ -27,7 +27,7 @@ def add(verbs: parsing.Verbs) -> None:
         "--split",
         default="validation",
         choices=("validation", "test"),
-        help="default validation, so that a look at test is always asked for",
+        help="default validation, so that a look at test is always asked for, and recorded",
     )
     verb.add_argument("--metric", default="accuracy", help="a name in result.json")
     verb.add_argument(

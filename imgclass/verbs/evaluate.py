@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from imgclass.errors import UsageError
+from imgclass.errors import UsageError, UserError
 from imgclass.schema.running import VIEWS
 from imgclass.verbs import parsing
 
@@ -71,11 +71,15 @@ def add(verbs: parsing.Verbs) -> None:
 def evaluate(args: argparse.Namespace) -> int:
     """Does it; returns the exit status."""
     from imgclass import run
-    from imgclass.evaluate import figures, measures, outcomes, restore
+    from imgclass.evaluate import figures, measures, outcomes, restore, shift
 
     names = _corruptions(args)
     found = restore.restore(pathlib.Path(args.run), args.checkpoint)
     data = outcomes.open_data(found)
+    # What could refuse does so before the split is scored: a look at test must not be for nothing.
+    second = shift.second_source(found, args.against) if args.against else None
+    path = found.folder / "robustness.json"
+    stored = _writable(path) if args.robustness or args.against else {}
     said = outcomes.of_split(found, data, args.split, args.tta)
     about = {"run": args.run, "step": found.step, "split": args.split, "tta": args.tta}
     result: dict[str, Any] = {**about, **figures.of(said)}
@@ -90,10 +94,9 @@ def evaluate(args: argparse.Namespace) -> int:
             if name not in {*about, "examples", "intervals"}:
                 between = f"  {_between(intervals[name])}" if name in intervals else ""
                 print(f"  {name:18s} {value:.4f}{between}")
-    extra = _robustness(args, found, data.splits[args.split], said.right, names)
+    extra = _robustness(args, found, data.splits[args.split], said.right, names, second)
     if extra:
-        path = found.folder / "robustness.json"
-        run.write_json(path, (run.load_json(path) or {}) | extra)
+        run.write_json(path, stored | extra)
     if args.json:
         print(json.dumps(run.finite(result | extra)))
     elif extra:
@@ -104,7 +107,12 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def _robustness(
-    args: argparse.Namespace, found: Any, split: Any, right: Any, names: tuple[str, ...]
+    args: argparse.Namespace,
+    found: Any,
+    split: Any,
+    right: Any,
+    names: tuple[str, ...],
+    second: Any,
 ) -> dict[str, Any]:
     """Returns the sections of robustness.json that were asked for.
 
@@ -114,6 +122,7 @@ def _robustness(
       split: the split that was scored.
       right: bool[n], whether the run is right on it.
       names: corruptions.
+      second: source, a `shift.Second`, or None.
     """
     import time
 
@@ -127,10 +136,10 @@ def _robustness(
         seconds = time.perf_counter() - start
         return {"seconds": seconds, "images_per_second": pictures / seconds}
 
-    if args.against:
-        second = shift.compared(found, right, args.against, args.examples, args.tta)
+    if second is not None:
+        figures = shift.compared(found, right, second, args.examples, args.tta)
         first = {"examples": len(right), **robustness.with_interval("accuracy", right)}
-        sections["shift"] = about | {"tta": args.tta} | first | {"second": second}
+        sections["shift"] = about | {"tta": args.tta} | first | {"second": figures}
     if args.robustness and names:
         start = time.perf_counter()
         spoiled = robustness.corrupted(found, split, examples, names)
@@ -146,6 +155,26 @@ def _robustness(
         clean = robustness.with_interval("accuracy", right[examples])
         sections["attacks"] = about | took | clean | {"by_attack": attacks}
     return sections
+
+
+def _writable(path: pathlib.Path) -> dict[str, Any]:
+    """Returns what robustness.json holds, {} if it is not there.
+
+    Raises:
+      UserError: it cannot be read, or its folder cannot be written.
+    """
+    import tempfile
+
+    from imgclass import run
+
+    stored = run.load_json(path) or {}
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); evaluate a copy of the run folder"
+        ) from None
+    return stored
 
 
 def _corruptions(args: argparse.Namespace) -> tuple[str, ...]:
@@ -207,9 +236,10 @@ def _lines(sections: Mapping[str, Any]) -> Iterator[str]:
             also = "  (extra)" if row["extra"] else ""
             yield f"  {name:20s} {shares}  {row['error']:6.3f}{also}"
         if "mean_error" in spoiled:
-            yield f"  mean error {spoiled['mean_error']:.4f} " + _between(
-                spoiled["mean_error_interval"]
-            )
+            main = sum(not row["extra"] for row in spoiled["by_corruption"].values())
+            of = "" if main == 15 else f" of {main}"  # the fifteen of the benchmark
+            mean, interval = spoiled["mean_error"], _between(spoiled["mean_error_interval"])
+            yield f"  mean error{of} {mean:.4f} {interval}"
             yield f"  above the error as they are by {spoiled['relative_error']:.4f}"
         if "mce" in spoiled:
             yield f"  mCE {spoiled['mce']:.1%}, relative mCE {spoiled['relative_mce']:.1%}"

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # `explain.maps.METHODS`, which would take a second to import.
 METHODS = ("gradcam", "integrated-gradients", "occlusion")
 
+LONGEST = 200  # bytes of a picture's name that are kept: a file's has 255 at most
+
 
 def add(verbs: parsing.Verbs) -> None:
     """Adds the verb."""
@@ -41,6 +43,7 @@ def add(verbs: parsing.Verbs) -> None:
 
 def explain(args: argparse.Namespace) -> int:
     """Does it; returns the exit status."""
+    from imgclass import run
     from imgclass.data import decode
     from imgclass.evaluate import predict as prediction
     from imgclass.evaluate import restore
@@ -56,7 +59,7 @@ def explain(args: argparse.Namespace) -> int:
     output = pathlib.Path(args.output or os.path.join(args.run, "explanations"))
     explained = _explainer(found, args)
     rows: list[dict[str, Any]] = []
-    taken: dict[str, int] = {}
+    taken: set[str] = set()
     for path in paths:
         row: dict[str, Any] = {"path": path}
         rows.append(row)
@@ -69,10 +72,7 @@ def explain(args: argparse.Namespace) -> int:
         if "error" in row:
             sys.stderr.write(f"{path}: {row['error']}\n")
             continue
-        stem = pathlib.Path(path).stem
-        taken[stem] = taken.get(stem, 0) + 1
-        again = f"-{taken[stem]}" if taken[stem] > 1 else ""  # a/1.png and b/1.png
-        file = output / f"{stem}{again}-{args.method}.png"
+        file = output / f"{_name(path, taken)}-{args.method}.png"
         _write(file, png)
         row |= new | {"file": str(file)}
         if not args.json:
@@ -83,7 +83,7 @@ def explain(args: argparse.Namespace) -> int:
     if args.check:
         about["check"] = sum(checks) / len(checks) if checks else None
     if args.json:
-        print(json.dumps(about))
+        print(json.dumps(run.finite(about)))
     elif checks:
         print(
             f"rank correlation with maps of random weights: {about['check']:.2f} "
@@ -140,6 +140,19 @@ def _explainer(found: "Restored", args: argparse.Namespace) -> Any:
         return row, overlay.figure(picture, shown, prepare, deletion, title)
 
     return explained
+
+
+def _name(path: str, taken: set[str]) -> str:
+    """Returns a name that is not taken, and takes it: a/1.png is '1', b/1.png then '1-2'."""
+    stem = pathlib.Path(path).stem
+    if len(os.fsencode(stem)) > LONGEST:
+        stem = os.fsencode(stem)[:LONGEST].decode(errors="ignore")
+    name, again = stem, 1
+    while name in taken:
+        again += 1
+        name = f"{stem}-{again}"
+    taken.add(name)
+    return name
 
 
 def _line(row: dict[str, Any]) -> str:

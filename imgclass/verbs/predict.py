@@ -46,6 +46,7 @@ def _probability(text: str) -> float:
 
 def predict(args: argparse.Namespace) -> int:
     """Does it; returns the exit status."""
+    from imgclass import run
     from imgclass.evaluate import predict as prediction
     from imgclass.evaluate import restore
 
@@ -89,7 +90,7 @@ def predict(args: argparse.Namespace) -> int:
         about = {"run": args.run, "step": found.step}
         if below is not None:
             about |= {"abstain_below": below, "abstained": abstained}
-        print(json.dumps(about | {"predictions": rows}))
+        print(json.dumps(run.finite(about | {"predictions": rows})))
     elif args.output:
         unlabelled = "" if below is None else f", {abstained} without a label"
         print(f"{args.output}: {len(paths) - failed} pictures{unlabelled}")

@@ -3,6 +3,7 @@
 import argparse
 import json
 import pathlib
+import shlex
 import sys
 from typing import Any
 
@@ -65,7 +66,7 @@ def sweep(args: argparse.Namespace) -> int:
         print("Failed:")
         for name, reason in said["failed"].items():
             print(f"  {name}: {reason}")
-    return 1 if said["failed"] else 0
+    return 1 if said["failed"] or said.get("problem") else 0
 
 
 def _make(root: pathlib.Path) -> None:
@@ -82,6 +83,7 @@ def _ablation(declared: Any, root: pathlib.Path, args: argparse.Namespace) -> di
 
     each = runs.of_ablation(declared, root)
     runs.check(each)
+    _warn(runs.on_test({one.change: one.config for one in each}))
     _make(root)
     missing = [one.name for one in each if one.result is None]
     _say(args, f"{root}: {len(each)} runs, {len(each) - len(missing)} done before")
@@ -90,18 +92,30 @@ def _ablation(declared: Any, root: pathlib.Path, args: argparse.Namespace) -> di
         return {"done": len(each) - len(missing), "submitted": submitted, "failed": {}}
     source = ablation.Missing(each, root, declared.metric, lambda line: _say(args, line))
     pool.run(source, args.jobs)
-    made = ablation.finish(declared, each, root)
+    made, problem = None, ""
+    try:
+        made = ablation.finish(declared, each, root)
+    except UserError as error:  # the runs are there all the same, and what failed is still said
+        problem = f"no table: {'; '.join(str(error).splitlines())}"
+        print(problem, file=sys.stderr, flush=True)
     rows: list[dict[str, Any]] = []
     if made is not None:
         rows = [run.finite(render.record(made, row)) for row in made.rows]
         _say(args, "\n" + render.render(made, "markdown"))
         _say(args, f"{root}: table.md, plot.svg")
     done = len(each) - len(source.failed)
-    return {"done": done, "failed": source.failed, "metric": declared.metric, "changes": rows}
+    return {
+        "done": done,
+        "failed": source.failed,
+        "metric": declared.metric,
+        "changes": rows,
+        "notes": list(made.notes) if made else [],
+        "problem": problem,
+    }
 
 
 def _search(declared: Any, root: pathlib.Path, args: argparse.Namespace) -> dict[str, Any]:
-    from imgclass.sweep import findings, pool, search
+    from imgclass.sweep import findings, pool, runs, search
     from imgclass.sweep import study as study_lib
 
     if args.launcher == "slurm":
@@ -110,6 +124,8 @@ def _search(declared: Any, root: pathlib.Path, args: argparse.Namespace) -> dict
             "--storage=URL` on each node"
         )
     study_lib.check(declared)
+    config = runs.parse(declared.base, study_lib.changes(declared, {}))
+    _warn(runs.on_test({"every trial": config}))
     _make(root)
     study = study_lib.begin(declared, root, args.storage)
     before = len(study.get_trials(deepcopy=False))
@@ -122,8 +138,13 @@ def _search(declared: Any, root: pathlib.Path, args: argparse.Namespace) -> dict
         value = f"{declared.metric} {best[declared.metric]:.4f}"
         _say(args, f"Best: trial {best['trial']}, validation {value}: {best['values']}")
         _say(args, f"{root}: best.py, trials.md, history.svg, importance.svg")
-        _say(args, f"Next:\n  python main.py --config={best['config']}")
+        _say(args, f"Next:\n  python main.py --config={shlex.quote(best['config'])}")
     return said
+
+
+def _warn(sentence: str) -> None:
+    if sentence:
+        print(f"warning: {sentence}", file=sys.stderr, flush=True)
 
 
 def _say(args: argparse.Namespace, line: str) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 REFRESH = 1.0  # seconds
 PATIENCE = 10.0  # seconds that a run may be stopped for, as between a kill and its restart
+_OVER = ("finished", "imported")
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"  # a screen of its own, no cursor
 _HOME, _REST, _TO_END = "\x1b[H", "\x1b[J", "\x1b[K"
 
@@ -50,7 +51,7 @@ def watch(args: argparse.Namespace) -> int:
     else:
         size = shutil.get_terminal_size()
         print(frame.frame(view, size.columns, size.lines - 1, color))
-    return 0 if args.once or view.state == "finished" else 1
+    return 0 if args.once or view.state in _OVER else 1
 
 
 def _on_screen(watched: "Watch", color: bool) -> "View":
@@ -96,7 +97,7 @@ def _views(watched: "Watch") -> Iterator["View"]:
     while True:
         view = watched.look()
         yield view
-        if view.state == "finished":
+        if view.state in _OVER:
             return
         if view.state != "stopped":
             stopped_since = None

@@ -39,6 +39,8 @@ def frame(view: View, width: int, height: int, color: bool = False) -> str:
     """
     width = max(width, 24)
     lines = _head(view, width)
+    if view.state == "imported":
+        return "\n".join(lines)
     curves = [("loss", textplot.number), ("accuracy", textplot.percent)]
     beside = width >= 100
     rows = height - len(lines) - 1
@@ -91,6 +93,8 @@ def _head(view: View, width: int) -> list[str]:
         lines += _packed(["no record for long:", "compiling, validating, saving or stuck?"], width)
     if view.state == "stopped":
         lines += _packed(["not running, not done:", "the same command goes on"], width)
+    if view.state == "imported":
+        lines += _packed(["weights from elsewhere:", "no training to watch"], width)
     return [line[:width] for line in lines]
 
 

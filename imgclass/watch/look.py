@@ -28,8 +28,8 @@ class View:
     Attributes:
       run: its folder.
       state: 'waiting' (no run has begun here), 'starting' (no record yet), 'running', 'finishing'
-        (all steps done, the result not written), 'finished', or 'stopped' (neither running nor
-        done: the same command goes on).
+        (all steps done, the result not written), 'finished', 'stopped' (neither running nor done:
+        the same command goes on), or 'imported' (weights from elsewhere: nothing to train on).
       step: updates done, as of the last record.
       total: of the whole run; None before its data are known.
       epoch: passes over the training split.
@@ -137,13 +137,14 @@ class Watch:
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{self._folder / 'config.json'} cannot be read: {error}") from None
         config = self._config[1]
-        plan = self._plan(config)
+        examples = self._examples()
+        plan = make_plan(config, examples) if examples else None
         done = [r for r in records if r["split"] in ("train", "validation")]
         train = [r for r in done if r["split"] == "train"]
         validations = [r for r in done if r["split"] == "validation"]
         step = max((r["step"] for r in done), default=0)
         usual = _usual_gap(train, config.train.batch_size)
-        state = self._state(held, step, plan, bool(records))
+        state = "imported" if examples == 0 else self._state(held, step, plan, bool(records))
         metric = config.eval.best_metric
         speed = train[-1].get("images_per_second") if train else None
         return dataclasses.replace(
@@ -162,10 +163,11 @@ class Watch:
             best=_best(validations, metric),
         )
 
-    def _plan(self, config: Any) -> Plan | None:
+    def _examples(self) -> int | None:
+        """Returns how many there are to train on; 0 is a run imported without data."""
         try:
             stored = json.loads((self._folder / "data.json").read_text())
-            return make_plan(config, int(stored["splits"]["train"]["examples"]))
+            return int(stored["splits"]["train"]["examples"])
         except (OSError, ValueError, KeyError, TypeError):
             return None  # about to be written
 

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from imgclass.compare import statistics
+from imgclass.evaluate import bootstrap
 
 # Student (1908), Cushny and Peebles's data: hours of sleep gained by ten patients on two drugs.
 FIRST = np.array([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0], np.float64)
@@ -81,15 +82,6 @@ def test_holm_counts_only_tests_that_were_made():
     assert math.isnan(corrected[1])
 
 
-def test_bootstrap_of_shares_is_the_binomial():
-    # Resampling 60 right of 100 gives Binomial(100, 0.6) / 100, whose 2.5 and 97.5% points are:
-    exact = stats.binom.ppf([0.025, 0.975], 100, 0.6) / 100
-    values = (np.arange(100) < 60).astype(np.float64)
-    found = statistics.bootstrap_interval(values)
-    assert found == pytest.approx(tuple(exact), abs=0.011)  # a picture is 0.01
-    assert found == statistics.bootstrap_interval(values)  # seeded
-
-
 def test_what_does_not_vary_is_neither_certain_nor_chance():
     same = statistics.paired_t(np.array([0.5, 0.25]), np.array([0.5, 0.25]), "seeds")
     assert same.difference == 0.0
@@ -102,7 +94,6 @@ def test_what_does_not_vary_is_neither_certain_nor_chance():
     assert math.isnan(shifted.p)
     assert math.isnan(shifted.low)
     assert math.isnan(statistics.welch_t(np.full(3, 0.5), np.full(3, 0.6)).p)
-    assert statistics.bootstrap_interval(np.ones(9, np.float64)) == (1.0, 1.0)
 
 
 def too_often(events, trials, rate):
@@ -116,16 +107,6 @@ def test_intervals_cover_the_truth_95_times_in_100():
         low, high = statistics.mean_interval(random.normal(0.9, 0.02, 4))
         missed += not low < 0.9 < high
     assert abs(missed / trials - 0.05) < 0.021  # 3 standard errors
-
-
-def test_bootstrap_intervals_cover_the_truth_about_95_times_in_100(monkeypatch):
-    # Of 200 pictures, 85% right. The percentile bootstrap is known to be a little short: 93 to 95.
-    monkeypatch.setattr(statistics, "RESAMPLES", 500)  # for speed
-    random, trials, covered = np.random.default_rng(0), 300, 0
-    for _ in range(trials):
-        low, high = statistics.bootstrap_interval((random.random(200) < 0.85).astype(np.float64))
-        covered += low <= 0.85 <= high
-    assert 0.90 < covered / trials < 0.985
 
 
 @pytest.mark.parametrize("paired", [True, False])
@@ -144,7 +125,7 @@ def test_without_a_difference_few_families_show_one(paired):
 
 
 def test_without_a_difference_few_families_of_single_runs_show_one(monkeypatch):
-    monkeypatch.setattr(statistics, "bootstrap_interval", lambda values: (0.0, 0.0))  # for speed
+    monkeypatch.setattr(bootstrap, "of_means", lambda rows: [(0.0, 0.0)])  # for speed
     random, trials, wrong = np.random.default_rng(2), 300, 0
     for _ in range(trials):
         hard = random.random(150) * 0.3 + 0.7  # how likely each picture is right: runs agree

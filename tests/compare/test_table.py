@@ -75,6 +75,24 @@ def test_single_runs_have_mcnemar_and_an_interval_over_pictures(tmp_path):
     assert any("nothing of other seeds" in note for note in found.notes)
 
 
+def test_a_run_that_has_all_right_is_not_certain(tmp_path):
+    # Wilson's interval of 20 of 20: 20 / (20 + 1.959964^2) = 0.83887 to 1.
+    run = made.make(tmp_path / "a", first(20))
+    for _ in ("outcomes", "their number"):
+        (row,) = table.make([run]).rows
+        assert (row.low, row.high) == pytest.approx((0.83887, 1.0), abs=1e-5)
+        (run / "predictions-validation.npz").unlink(missing_ok=True)
+
+
+def test_a_figure_that_is_no_number_is_said(tmp_path):
+    run = made.make(tmp_path / "a", first(14))
+    path = run / "result.json"
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps(result | {"best": result["best"] | {"auroc": None}}))
+    found = table.make([run], metric="auroc")
+    assert f"{run} has no finite auroc: its group has no mean, and is last." in found.notes
+
+
 def test_seeds_that_do_not_match_are_not_paired(tmp_path):
     runs = three_seeds(tmp_path, "a", (14, 15, 16), ADAM)
     runs += [made.make(tmp_path / f"b{s}", first(12 + s), s, SGD) for s in (1, 2, 3, 4)]
@@ -230,7 +248,10 @@ def test_test_figures_that_are_written_down_are_not_scored_again(tmp_path):
     made.write_outcomes(a, "test", first(11))
     made.write_outcomes(b, "test", first(17))
     assert table.make([a, b], split="test").rows[0].test.p == pytest.approx(2 / 2**6)
-    assert (looks.count(a), looks.count(b)) == (0, 0)
+    assert (looks.count(a), looks.count(b)) == (2, 2)  # one a table, though only read
+    assert json.loads((a / looks.FILE).read_text().splitlines()[0])["verb"] == "compare"
+    table.make([a, b])
+    assert looks.count(a) == 2
 
 
 def test_outcomes_stand_in_for_a_missing_test_figure(tmp_path):

@@ -112,6 +112,17 @@ def test_top_k_breaks_ties_by_label():
     assert measures.top_k(said, labels, 3).all()
 
 
+def test_a_row_with_a_nan_is_never_within_the_top():
+    said = np.full((3, 6), 1 / 6, np.float32)
+    said[0], said[1, 5] = np.nan, np.nan
+    labels = np.array([0, 0, 0])
+    assert measures.top_k(said, labels, 5).tolist() == [False, False, True]
+    broken = Outcomes(said[:1], labels[:1], np.arange(1))
+    top5 = measures.figures(broken)["top5"]
+    assert (top5["value"], top5["low"]) == (0.0, 0.0)
+    assert top5["high"] == pytest.approx(0.79346, abs=1e-5)  # Wilson's of 0 of 1: z^2 / (1 + z^2)
+
+
 def test_the_most_confused_come_first():
     matrix = np.array([[5, 3, 0], [1, 8, 3], [0, 7, 0]])
     found = measures.confused(matrix, names(3), most=3)

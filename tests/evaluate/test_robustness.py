@@ -135,10 +135,15 @@ def other(root, names, seed=5):
     return str(root)
 
 
+def compared(found, said, name, examples, tta):
+    second = shift.second_source(found, name)
+    return shift.compared(found, said.right, second, examples, tta)
+
+
 def test_shift_matches_classes_by_name(found, said, tmp_path):
-    same = shift.compared(found, said.right, other(tmp_path / "a", "012"), None, "none")
+    same = compared(found, said, other(tmp_path / "a", "012"), None, "none")
     # The same pictures under turned names: class 0 lies in folder '2', and 2 in '0'.
-    turned = shift.compared(found, said.right, other(tmp_path / "b", "210"), None, "none")
+    turned = compared(found, said, other(tmp_path / "b", "210"), None, "none")
     assert same["examples"] == 12
     assert same["accuracy"] > 0.6
     assert turned["accuracy"] <= 1 / 3
@@ -147,28 +152,28 @@ def test_shift_matches_classes_by_name(found, said, tmp_path):
     low, high = same["difference_interval"]
     assert low <= same["difference"] <= high
     # A class that is not there is said, and the others keep their names.
-    fewer = shift.compared(found, said.right, other(tmp_path / "c", "221"), None, "none")
+    fewer = compared(found, said, other(tmp_path / "c", "221"), None, "none")
     assert fewer["missing_classes"] == ["0"]
 
 
 def test_shift_takes_so_many(found, said, tmp_path):
     name = other(tmp_path / "a", "012")
-    assert shift.compared(found, said.right, name, 7, "flip")["examples"] == 7
+    assert compared(found, said, name, 7, "flip")["examples"] == 7
 
 
 def test_a_class_that_the_run_does_not_know_is_refused(found, said, tmp_path):
     name = other(tmp_path / "a", ("0", "1", "cat"))
     with pytest.raises(UsageError, match=r"knows no class 'cat'; it knows '0', '1', '2'$"):
-        shift.compared(found, said.right, name, None, "none")
+        compared(found, said, name, None, "none")
 
 
 def test_a_source_that_is_not_there_is_refused(found, said, tmp_path):
     with pytest.raises(UsageError, match="--against: no such file or folder"):
-        shift.compared(found, said.right, str(tmp_path / "none"), None, "none")
+        compared(found, said, str(tmp_path / "none"), None, "none")
 
 
 def test_a_source_of_a_test_split_alone(found, said, tmp_path):
     images, labels = tiny.pictures(9, seed=6)
     np.savez(tmp_path / "only.npz", x_test=images, y_test=labels)
     name = str(tmp_path / "only.npz")
-    assert shift.compared(found, said.right, name, None, "none")["examples"] == 9
+    assert compared(found, said, name, None, "none")["examples"] == 9

@@ -160,3 +160,48 @@ def test_nothing_is_started_where_a_folder_holds_another_run(tmp_path, monkeypat
     assert cli.main(["sweep", str(path), f"--root={tmp_path / 'root'}"]) == 2
     assert "model.dropout: 0.4 then, 0.5 now" in capsys.readouterr().err
     assert declared.starts(stub) == []
+
+
+def of(root, changes, seeds=2, **always):
+    declared_ = Ablation(declared.CNN, changes, seeds, {**declared.STEPS, **always})
+    return declared_, {one.name: one for one in runs.of_ablation(declared_, root)}
+
+
+def test_a_table_without_the_first_change_says_so_and_names_what_is_missing(tmp_path):
+    changes = {"bad": {"model.dropout": 0.1}, **CHANGES, "late": {"model.dropout": 0.2}}
+    found, each = of(tmp_path, changes)
+    for name, right in (("plain-0", 15), ("plain-1", 16), ("drop-1", 18)):
+        declared.finished(each[name], right)
+    table = ablation.finish(found, list(each.values()), tmp_path)
+    assert table.notes[:4] == (
+        "No run of the first change bad finished; compared with plain.",
+        "bad: no finished run.",
+        "drop: no finished run with seed 0.",
+        "late: no finished run.",
+    )
+    assert {r.settings[0]: r.verdict for r in table.rows}["plain"] == "baseline"
+    assert all(f"- {note}\n" in (tmp_path / "table.md").read_text() for note in table.notes)
+
+
+def test_a_whole_table_has_no_such_notes(tmp_path):
+    _, each = of(tmp_path, CHANGES)
+    for one in each.values():
+        declared.finished(one, 15)
+    assert ablation.notes(list(each.values()), "plain") == []
+
+
+def test_a_run_without_validation_figures_is_not_said_to_be_not_finite(tmp_path):
+    _, each = of(tmp_path, {"a": {}, "b": {}, "c": {}}, 1)
+    said = []
+    source = ablation.Missing(list(each.values()), tmp_path, "accuracy", said.append)
+    for name, best in (("a", None), ("b", {"accuracy": None}), ("c", {"accuracy": 0.5})):
+        folder = each[f"{name}-0"].folder
+        folder.mkdir()
+        result = {"best": best, "final": None, "wall_seconds": 1.0}
+        (folder / "result.json").write_text(json.dumps(result))
+    assert source.take() is None
+    assert said == [
+        "a-0: no validation accuracy, 1 s",
+        "b-0: validation accuracy not finite, 1 s",
+        "c-0: validation accuracy 0.5000, 1 s",
+    ]

@@ -1,6 +1,9 @@
 """The best config as a file, and the table of trials."""
 
 import runpy
+import shlex
+
+import pytest
 
 from imgclass import config as config_lib
 from imgclass.sweep import outputs
@@ -41,3 +44,12 @@ def test_plots_are_written_and_the_same_figures_give_the_same_file(tmp_path):
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     outputs.plot_importance({"optim.lr": 0.8, "model.dropout": 0.2}, tmp_path / "c.svg")
     assert "<svg" in (tmp_path / "c.svg").read_text()
+
+
+@pytest.mark.parametrize("name", ["a b", 'x"""y', "it's", "back\\", "n\\new", "$HOME"])
+def test_any_path_makes_a_file_whose_command_a_shell_understands(name, tmp_path):
+    path = tmp_path / name / "best.py"
+    path.parent.mkdir()
+    path.write_text(outputs.recipe(config_lib.resolve(config_lib.defaults()), "It.", path))
+    said = runpy.run_path(str(path))["__doc__"].splitlines()[2]
+    assert shlex.split(said) == ["Run", "python", "main.py", f"--config={path}"]

@@ -5,6 +5,7 @@ import pathlib
 import pytest
 
 from imgclass import config as config_lib
+from imgclass import run
 from imgclass.errors import UsageError
 from imgclass.sweep import Ablation, runs
 from tests.sweep.declared import CNN
@@ -20,7 +21,8 @@ def test_every_change_with_every_seed_seed_by_seed():
     assert [one.change for one in found] == ["a", "b", "a", "b"]
     assert found[3].folder == ROOT / "b-1"
     assert found[3].words == (
-        f"--config={CNN}", "--config.eval.final_test=False", "--config.eval.best_metric=accuracy",
+        f"--config={CNN}", "--config.eval.final_test=False", "--config.log.report=False",
+        "--config.log.images=False", "--config.eval.best_metric=accuracy",
         "--config.model.dropout=0.25", "--config.seed=1", "--workdir=sweep/b-1",
     )  # fmt: skip
     assert (found[3].config.model.dropout, found[3].config.seed) == (0.25, 1)
@@ -70,3 +72,39 @@ def test_a_folder_of_another_config_is_refused(tmp_path):
         "  model.dropout: 0.2 then, 0.3 now",
         "Give a new --root, rename the change, or move that folder away",
     ]
+
+
+def test_keys_that_move_no_figure_may_differ_and_main_is_told(tmp_path):
+    def made(**always):
+        return runs.of_ablation(Ablation(CNN, {"a": {}}, seeds=1, always=always), tmp_path)[0]
+
+    old = made()
+    assert "--allow_config_change" not in old.words
+    old.folder.mkdir()
+    (old.folder / "config.json").write_text(config_lib.to_json(old.config))
+    keys = {"log.progress": False, "log.every_steps": 7, "data.threads": 3}
+    new = made(**keys)
+    runs.check([new])
+    assert new.words[-1] == "--allow_config_change"
+    said = run.check_config(new.folder, new.config, allow_change=True)  # main.py's own look
+    assert [line.partition(":")[0] for line in said] == sorted(keys)
+    for key, value in (("optim.lr", 0.5), ("data.name", "mnist")):  # one it may not, one it cannot
+        with pytest.raises(UsageError, match=f"  {key}: .* then, .* now"):
+            runs.check([made(**{key: value, **keys})])
+
+
+def test_a_change_without_validation_is_refused():
+    changes = {"a": {}, "b": {"data.validation_split": ""}}
+    with pytest.raises(UsageError, match=r"^b: data.validation_split='': a sweep compares by"):
+        runs.of_ablation(Ablation(CNN, changes), ROOT)
+
+
+@pytest.mark.parametrize(
+    ("split", "seen"),
+    [("test", True), ("train[90%:]+test[:50%]", True), ("auto", False), ("tested[:9]", False)],
+)
+def test_validation_on_the_test_split_is_named(split, seen):
+    changes = {"a": {}, "b": {"data.validation_split": split}}
+    each = runs.of_ablation(Ablation(CNN, changes, seeds=1), ROOT)
+    said = runs.on_test({one.change: one.config for one in each})
+    assert said.startswith("Validation is the test split in b (") if seen else said == ""

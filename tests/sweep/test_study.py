@@ -87,6 +87,25 @@ def test_another_search_is_refused_in_its_folder(tmp_path):
     ]
 
 
+def test_keys_that_move_no_figure_may_differ(tmp_path):
+    begin(declared(), tmp_path)
+    begin(declared(always={"log.progress": False, "checkpoint.every_steps": 7}), tmp_path)
+
+
+def test_a_search_without_validation_is_refused():
+    with pytest.raises(UsageError, match=r"data.validation_split='': a sweep compares by"):
+        study.check(declared(always={"data.validation_split": ""}))
+
+
+@pytest.mark.parametrize("name", ["a?b=c", "100% #1", "{x} y"])
+def test_the_memory_is_in_the_folder_whatever_its_name(name, tmp_path):
+    root = tmp_path / name
+    before = tiny_sweeps.root(root).joinpath("study.db").read_bytes()
+    study.begin(declared(), root, "")
+    assert (root / "study.db").read_bytes() != before
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_a_space_that_makes_no_config_is_refused_before_anything_runs():
     wrong = {"model.dropuot": uniform(0.0, 0.5), "model.depth": uniform(1.0, 2.0)}
     with pytest.raises(UsageError) as caught:

@@ -70,7 +70,6 @@ def test_csv_goes_to_standard_output_and_notes_elsewhere(capsys, two):
     _, out, err = ask(capsys, *two, "--format=csv", "--split=test")
     assert [row["mean"] for row in csv.DictReader(out.splitlines())] == ["0.95", "0.45"]
     assert "test is not scored again" in err
-    assert looks.count(two[0]) == 0
 
 
 def test_plot(capsys, two, tmp_path):
@@ -121,14 +120,36 @@ def test_what_was_not_scored_is_scored_once_and_kept(capsys, trained, caplog):
     assert caplog.text.count("scoring its") == 2
 
 
-def test_a_look_at_test_is_recorded_where_there_was_none(capsys, trained):
+def test_a_look_at_test_is_recorded_scored_or_read(capsys, trained):
     runs = [trained / "run-0", trained / "run-1"]
     first_time = json.loads(ask(capsys, *runs, "--split=test", "--json")[1])
     assert [looks.count(run) for run in runs] == [1, 1]
     assert json.loads(ask(capsys, *runs, "--split=test", "--json")[1]) == first_time
-    assert [looks.count(run) for run in runs] == [1, 1]
+    assert [looks.count(run) for run in runs] == [2, 2]
     assert {group["n"] for group in first_time["groups"]} == {1}
     assert first_time["examples"] == 11
+
+
+def test_damaged_outcomes_of_validation_are_scored_again(capsys, trained):
+    runs = [trained / "run-0", trained / "run-1"]
+    before = json.loads(ask(capsys, *runs, "--json")[1])
+    outcomes.path_of(runs[0], "validation").write_bytes(b"PK")
+    assert json.loads(ask(capsys, *runs, "--json")[1]) == before
+    assert len(outcomes.read(runs[0], "validation").index) == 13
+
+
+def test_outcomes_that_cannot_be_stored_are_used_and_a_line_says_so(
+    capsys, caplog, trained, tmp_path
+):
+    runs = [shutil.copytree(trained / f"run-{seed}", tmp_path / f"run-{seed}") for seed in (0, 1)]
+    before = json.loads(ask(capsys, *runs, "--json")[1])
+    path = outcomes.path_of(runs[0], "validation")
+    path.unlink()
+    (runs[0] / "predictions-validation.npz.part").mkdir()  # where it is written first
+    assert json.loads(ask(capsys, *runs, "--json")[1]) == before
+    (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert line.startswith(f"{path}: cannot be written (Is a directory)")
+    assert not path.exists()
 
 
 def test_runs_whose_data_are_gone_are_compared_without_their_pictures(capsys, trained, tmp_path):

@@ -2,10 +2,12 @@
 
 import json
 import shutil
+import tempfile
 
 import pytest
 
 from imgclass import cli, looks, train
+from imgclass.verbs import evaluate
 from tests import tiny
 
 
@@ -108,6 +110,41 @@ def test_against_beside_the_first(folder, said, tmp_path):
     stored = json.loads((folder / "robustness.json").read_text())["shift"]
     assert stored["second"]["examples"] == 12
     assert stored["examples"] == 13
+
+
+@pytest.mark.parametrize("words", [(), ("--robustness",)])
+def test_a_second_source_is_refused_before_test_is_scored(folder, said, words):
+    before = looks.count(folder)
+    status, lines, error = said(folder, "--split=test", "--against=/nosuch", *words)
+    assert (status, lines) == (2, [])
+    assert error.startswith("--against: no such file or folder")
+    assert looks.count(folder) == before
+
+
+def test_a_folder_that_cannot_be_written_is_found_out_before_the_work(folder, said, monkeypatch):
+    def refused(**options):
+        raise OSError(30, "Read-only file system", str(options["dir"]))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refused)
+    before = looks.count(folder)
+    status, lines, error = said(folder, "--robustness", "--split=test")
+    assert (status, lines) == (1, [])
+    assert error == (
+        f"{folder / 'robustness.json'}: cannot be written (Read-only file system); evaluate a "
+        "copy of the run folder\n"
+    )
+    assert looks.count(folder) == before
+    assert said(folder)[0] == 0  # which writes nothing
+
+
+def test_the_mean_error_says_of_how_many():
+    row = {"accuracy": [0.5] * 5, "error": 0.5, "extra": False}
+    about = {"examples": 9, "constants": "cifar", "images_per_second": 1.0}
+    about |= {"mean_error": 0.5, "mean_error_interval": [0.4, 0.6], "relative_error": 0.1}
+    for count, words in ((2, "mean error of 2 0.5000"), (15, "mean error 0.5000")):
+        rows = {str(i): row for i in range(count)} | {"spatter": row | {"extra": True}}
+        lines = list(evaluate._lines({"corruptions": about | {"by_corruption": rows}}))
+        assert f"  {words} (95%: 0.4000 to 0.6000)" in lines
 
 
 def test_tables_for_people(folder, said):

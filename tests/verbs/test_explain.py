@@ -1,6 +1,8 @@
 """`imgclass explain`: files and figures of a tiny run, bad pictures, and what is refused."""
 
 import json
+import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -92,6 +94,34 @@ def test_a_bad_picture_is_named_and_the_others_are_explained(capsys, run, pictur
     (line,) = out.splitlines()
     assert line.startswith(f"{pictures / 'a' / '1.png'}: ")
     assert line.endswith(str(pictures / "out" / "1-gradcam.png"))
+
+
+def test_no_picture_takes_the_file_of_another(capsys, run, pictures):
+    shutil.copy(pictures / "a" / "1.png", pictures / "1-2.png")
+    paths = (pictures / "1-2.png", pictures / "a", pictures / "b")
+    status, out, _ = ask(capsys, run, *paths, "--json", f"--output={pictures / 'out'}")
+    assert status == 0
+    files = [pathlib.Path(row["file"]).name for row in json.loads(out)["pictures"]]
+    assert files == ["1-2-gradcam.png", "1-gradcam.png", "1-3-gradcam.png"]
+
+
+def test_long_names_are_cut(capsys, run, pictures):
+    long = [pictures / f"{'é' * 120}{i}.png" for i in (1, 2)]  # 245 bytes
+    for path in long:
+        shutil.copy(pictures / "a" / "1.png", path)
+    status, out, _ = ask(capsys, run, *long, "--json", f"--output={pictures / 'out'}")
+    assert status == 0
+    files = [pathlib.Path(row["file"]).name for row in json.loads(out)["pictures"]]
+    assert files == [f"{'é' * 100}-gradcam.png", f"{'é' * 100}-2-gradcam.png"]
+
+
+def test_figures_that_are_no_numbers_are_null(capsys, run, pictures, monkeypatch):
+    figures = {"label": "a", "probability": float("nan"), "explained": "a"}
+    monkeypatch.setattr(explain, "_explainer", lambda *_: lambda _: (figures, b""))
+    status, out, _ = ask(capsys, run, pictures / "a", "--json", f"--output={pictures / 'out'}")
+    assert status == 0
+    (row,) = json.loads(out, parse_constant=pytest.fail)["pictures"]
+    assert row["probability"] is None
 
 
 def test_a_class_that_is_not_there_and_a_folder_that_cannot_be_made(capsys, run, pictures):

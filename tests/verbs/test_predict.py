@@ -8,6 +8,7 @@ import pytest
 
 from imgclass import cli, train
 from imgclass.evaluate import measures, outcomes, restore
+from imgclass.evaluate import predict as prediction
 from imgclass.evaluate.predict import Prediction
 from tests import tiny
 
@@ -99,6 +100,16 @@ def test_a_threshold_of_1_abstains_and_without_one_there_is_no_column(capsys, pl
     assert bad.split(",")[1:4] == ["", "", ""]
     assert ask(capsys, *words)[0] == 1
     assert output.read_text().splitlines()[0] == "path,label,probability,error"
+
+
+def test_probabilities_that_are_no_numbers_are_null(capsys, place, monkeypatch):
+    picture = str(next((place / "pictures" / "test").rglob("*.png")))
+    broken = Prediction(picture, np.full(3, np.nan, np.float32))
+    monkeypatch.setattr(prediction, "predict", lambda *_: iter([broken]))
+    status, out, _ = ask(capsys, "predict", place / "run", picture, "--json")
+    assert status == 0
+    (row,) = json.loads(out, parse_constant=pytest.fail)["predictions"]
+    assert row["probability"] is None
 
 
 @pytest.mark.parametrize("text", ["0", "1.5", "-1", "nan", "half", ""])

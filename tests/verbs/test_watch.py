@@ -98,6 +98,13 @@ def test_a_run_that_stays_dead_is_left_with_status_1(folder, capsys, monkeypatch
     assert now[0] == watch.PATIENCE
 
 
+def test_an_imported_run_is_not_waited_for(folder, capsys):
+    (folder / "metrics.jsonl").unlink()
+    (folder / "data.json").write_text(json.dumps({"splits": {"train": {"examples": 0}}}))
+    assert cli.main(["watch", str(folder)]) == 0
+    assert "no training to watch" in capsys.readouterr().out
+
+
 def test_what_is_no_run_is_an_error(tmp_path, capsys):
     assert cli.main(["watch", str(tmp_path / "nowhere"), "--once"]) == 1
     assert "there is no such folder" in capsys.readouterr().err

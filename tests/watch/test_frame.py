@@ -62,6 +62,12 @@ def test_before_the_first_record_and_with_figures_that_were_not_finite():
     assert "loss   line train   o validation: nothing yet" in text
 
 
+def test_an_imported_run_has_no_plots():
+    text = frame.frame(View("runs/lite", "imported"), 60, 30)
+    assert text == "runs/lite  imported\nweights from elsewhere:  no training to watch"
+    assert frame.summary(View("runs/lite", "imported")) == "runs/lite: imported"
+
+
 def test_one_line_of_it():
     assert frame.summary(view()) == (
         "runs/cnn-1: running, step 200/400, 50%, epoch 4.90, ETA 2:05, 1,395 images/s, "

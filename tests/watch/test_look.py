@@ -125,6 +125,12 @@ def test_states_of_a_life(tmp_path, folder):
     assert watched.look().state == "stopped"
 
 
+def test_a_run_imported_without_data_has_nothing_to_train_on(folder):
+    (folder / "data.json").write_text(json.dumps({"splits": {"train": {"examples": 0}}}))
+    view = look.Watch(folder).look()
+    assert (view.state, view.total, view.eta_seconds) == ("imported", None, None)
+
+
 def test_looking_leaves_the_lock_to_the_run(folder):
     """However often it is looked at, a run can take its folder."""
     watched = look.Watch(folder)
