@@ -82,7 +82,7 @@ def test_two_processes_train_as_one_and_one_goes_on(tmp_path):
         assert "step 12/12" not in texts[1]
         assert sorted(path.name for path in two.iterdir()) == [
             "checkpoints", "config.json", "data.json", "environment.json", "lock", "log.txt",
-            "metrics.jsonl", "result.json",
+            "metrics.jsonl", "result.json", "test_looks.jsonl",
         ]  # fmt: skip
         assert tiny.saved_steps(two) == tiny.saved_steps(tmp_path / "one")
         for name, value in tiny.arrays(tmp_path / "one").items():

@@ -89,8 +89,8 @@ def predictive_values(
 ) -> tuple[float, float]:
     """Returns (PPV, NPV) by Bayes' theorem; NaN where nothing is called so.
 
-    >>> predictive_values(0.9, 0.8, 0.5)[0]  # 0.45 / (0.45 + 0.1)
-    0.8181818181818182
+    >>> round(predictive_values(0.9, 0.8, 0.5)[0], 6)  # 0.45 / (0.45 + 0.1)
+    0.818182
     """
     true_positive, false_negative = sensitivity * prevalence, (1 - sensitivity) * prevalence
     true_negative = specificity * (1 - prevalence)
