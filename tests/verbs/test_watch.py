@@ -142,7 +142,7 @@ def test_a_terminal_is_given_back_however_it_ends(folder, number):
         process, terminal = on_terminal(folder, 40)
         text = read_until(terminal, "accuracy")
         process.send_signal(number)
-        text += read_until(terminal, "\x00", 3.0)
+        text += read_until(terminal, "\x00", 30.0)  # to the end: unread, it would fill and block
         assert process.wait(20) == 128 + number
         os.close(terminal)
     assert text.startswith("\x1b[?1049h")
@@ -158,7 +158,7 @@ def test_on_a_terminal_without_colours_it_ends_with_the_run(folder):
         text = read_until(terminal, "accuracy")
         assert "running" in text
         finish(folder)
-    text += read_until(terminal, "\x00", 15.0)
+    text += read_until(terminal, "\x00", 30.0)
     assert process.wait(20) == 0
     os.close(terminal)
     screen, after = text.rsplit("\x1b[?1049l", 1)  # the last frame stays
