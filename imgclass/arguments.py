@@ -22,7 +22,7 @@ from ml_collections import config_flags
 
 from imgclass import config as config_lib
 from imgclass import models
-from imgclass.errors import UsageError, UserError
+from imgclass.errors import UsageError, UserError, first_line
 
 EXAMPLE = "python main.py --config=configs/cnn.py"
 
@@ -264,4 +264,4 @@ def parse_value(text: str, kind: type) -> Any:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first_line(error)

@@ -15,3 +15,8 @@ class UsageError(UserError):
     """The program was asked for something that cannot be: a bad key, value or argument."""
 
     exit_status = 2
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of what an error says, or its type if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

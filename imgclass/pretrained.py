@@ -20,7 +20,7 @@ import numpy as np
 
 from imgclass import models, parallel
 from imgclass.data.preprocess import Preprocess
-from imgclass.errors import UsageError, UserError
+from imgclass.errors import UsageError, UserError, first_line
 from imgclass.evaluate import restore
 from imgclass.models import weight_files, weights
 
@@ -131,7 +131,7 @@ def _fetch(repository: str, names: tuple[str, ...]) -> pathlib.Path:
             # Without its cached copy this needs the network, with it nothing.
             found = pathlib.Path(hub.hf_hub_download(repository, name))
         except Exception as error:  # of the network's, the Hub's and the disk's many
-            reasons.append((str(error).strip().splitlines() or [type(error).__name__])[0])
+            reasons.append(first_line(error))
             continue
         with contextlib.suppress(Exception):  # says how pictures are prepared; not all have it
             hub.hf_hub_download(repository, "config.json")

@@ -16,7 +16,7 @@ import numpy as np
 
 from imgclass import tracking
 from imgclass.curves import Curves
-from imgclass.errors import UserError
+from imgclass.errors import UserError, first_line
 from imgclass.histograms import Histogram
 
 logger = logging.getLogger(__name__)
@@ -115,4 +115,4 @@ def _warn(name: str, error: Exception) -> None:
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first_line(error)

@@ -15,6 +15,7 @@ from PIL import Image
 from imgclass import cli, train
 from imgclass import config as config_lib
 from imgclass.evaluate import predict
+from tests.tiny import ask
 
 CLASSES = ("blue", "green", "red")
 
@@ -59,16 +60,6 @@ def folder(pictures, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "squares-1"
     train.train_and_evaluate(make_config(pictures), folder)
     return folder
-
-
-def ask(capsys, *words):
-    """Returns (status, standard output, standard error)."""
-    capsys.readouterr()
-    try:
-        status = cli.main([str(word) for word in words])
-    except SystemExit as error:  # argparse
-        status = error.code
-    return status, *capsys.readouterr()
 
 
 def last_object(out):

@@ -193,3 +193,15 @@ def assert_same_bits(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -
     assert a.keys() == b.keys()
     differing = [name for name in a if a[name].tobytes() != b[name].tobytes()]
     assert not differing
+
+
+def ask(capsys, *words):
+    """Returns (status, standard output, standard error)."""
+    from imgclass import cli
+
+    capsys.readouterr()
+    try:
+        status = cli.main([str(word) for word in words])
+    except SystemExit as error:  # argparse
+        status = error.code
+    return status, *capsys.readouterr()

@@ -18,7 +18,7 @@ import numpy as np
 from imgclass import config as config_lib
 from imgclass import looks, run
 from imgclass.data import dataset
-from imgclass.errors import UsageError, UserError
+from imgclass.errors import UsageError, UserError, first_line
 from imgclass.evaluate import outcomes, restore
 from imgclass.plan import make_plan
 
@@ -188,7 +188,7 @@ class Pictures:
                 stored = self.stored(run_) if self._split == "test" else self.scored(run_)
                 why = "test is not scored again for them"
             except (UserError, OSError) as error:
-                stored, why = None, str(error).splitlines()[0]
+                stored, why = None, first_line(error)
             if stored is None:
                 missing.setdefault(why, []).append(str(run_.folder))
             else:

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from imgclass.errors import UserError
+from imgclass.errors import UserError, first_line
 
 # The first pickle of a plain file is this number, the second the protocol.
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -85,7 +85,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     except _Refused as error:
         raise UserError(f"{path}: {error}") from None
     except Exception as error:  # on hostile bytes pickle and zipfile raise nearly every type
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:100]
+        reason = first_line(error)[:100]
         raise UserError(f"{path}: damaged, or no PyTorch file ({reason})") from None
     if tensors and all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): array for name, array in tensors.items()}

@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from imgclass.errors import UserError
+from imgclass.errors import UserError, first_line
 from imgclass.sweep import outputs, pool, runs
 from imgclass.sweep import study as study_lib
 from imgclass.sweep.declare import Search
@@ -102,7 +102,7 @@ class Trials:
             runs.check([one])
         except UserError as error:
             with claim:
-                self._fail(trial, str(error).splitlines()[0])
+                self._fail(trial, first_line(error))
             return None
         self._going[name] = _Going(trial, one, reported)
         return pool.Job(name, one.words, outputs.log_of(self._root, name), claim)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from imgclass import config as config_lib
-from imgclass.errors import UsageError, UserError
+from imgclass.errors import UsageError, UserError, first_line
 from imgclass.sweep import pool, runs
 from imgclass.sweep.declare import Choice, Range, Search
 
@@ -73,7 +73,7 @@ def begin(declared: Search, root: pathlib.Path, storage: str) -> optuna.Study:
                 load_if_exists=True,
             )
         except Exception as error:  # each database has errors of its own
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            first = first_line(error)
             raise UserError(f"--storage={url}: cannot be used ({first})") from error
         _check_same(study, declared, root)
     return study

@@ -6,7 +6,6 @@ import pathlib
 from typing import Any
 
 from imgclass.errors import UsageError
-from imgclass.schema.running import VIEWS
 from imgclass.verbs import parsing
 
 
@@ -22,19 +21,8 @@ def add(verbs: parsing.Verbs) -> None:
         help="two or more run folders of the same data, each with best, latest or a step "
         "(runs/cnn-1@406; default best: on validation)",
     )
-    verb.add_argument(
-        "--split",
-        default="validation",
-        choices=("train", "validation", "test"),
-        help="default validation, so that a look at test is always asked for, and recorded",
-    )
-    verb.add_argument(
-        "--tta",
-        default="none",
-        type=lambda text: text.replace("-", "_"),
-        choices=VIEWS,
-        help="average the logits over views of each picture, as `imgclass evaluate` (default none)",
-    )
+    parsing.split_argument(verb)
+    parsing.tta_argument(verb)
     verb.add_argument(
         "--soup",
         action="store_true",

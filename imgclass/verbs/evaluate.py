@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from imgclass.errors import UsageError, UserError
-from imgclass.schema.running import VIEWS
 from imgclass.verbs import parsing
 
 EXAMPLES = 1000
@@ -19,20 +18,8 @@ def add(verbs: parsing.Verbs) -> None:
     """Adds the verb."""
     verb = parsing.verb(verbs, "evaluate", evaluate, "score a run on one of its splits")
     parsing.run_arguments(verb)
-    verb.add_argument(
-        "--split",
-        default="validation",
-        choices=("train", "validation", "test"),
-        help="default validation, so that a look at test is always asked for, and recorded",
-    )
-    verb.add_argument(
-        "--tta",
-        default="none",
-        type=lambda text: text.replace("-", "_"),
-        choices=VIEWS,
-        help="average the logits over views of each picture: it and its mirror image, those and "
-        "both moved by a pixel two ways, or 7/8 of it five ways, or ten (default none)",
-    )
+    parsing.split_argument(verb)
+    parsing.tta_argument(verb)
     verb.add_argument(
         "--robustness",
         action="store_true",

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from imgclass.schema.running import VIEWS
+
 # What `argparse.ArgumentParser.add_subparsers` returns; its type has no public name.
 Verbs = Any
 
@@ -36,6 +38,28 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         default="best",
         metavar="best|latest|STEP",
         help="which weights (default best: on validation)",
+    )
+
+
+def split_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --split."""
+    parser.add_argument(
+        "--split",
+        default="validation",
+        choices=("train", "validation", "test"),
+        help="default validation, so that a look at test is always asked for, and recorded",
+    )
+
+
+def tta_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --tta; its values may be typed with - for _."""
+    parser.add_argument(
+        "--tta",
+        default="none",
+        type=lambda text: text.replace("-", "_"),
+        choices=VIEWS,
+        help="average the logits over views of each picture: it and its mirror image, those and "
+        "both moved by a pixel two ways, or 7/8 of it five ways, or ten (default none)",
     )
 
 

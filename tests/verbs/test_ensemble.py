@@ -5,9 +5,10 @@ import shutil
 
 import pytest
 
-from imgclass import cli, looks, train
+from imgclass import looks, train
 from imgclass.evaluate import outcomes, restore
 from tests import tiny
+from tests.tiny import ask
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -25,16 +26,6 @@ def runs(tmp_path_factory):
         config = tiny.config(path, {"seed": seed, "checkpoint.every_steps": 3})
         train.train_and_evaluate(config, root / f"seed{seed}")
     return root
-
-
-def ask(capsys, *words):
-    """Returns (status, standard output, standard error)."""
-    capsys.readouterr()
-    try:
-        status = cli.main([str(word) for word in words])
-    except SystemExit as error:  # argparse
-        status = error.code
-    return status, *capsys.readouterr()
 
 
 def test_members_ensemble_and_soup_are_scored(capsys, runs):

@@ -6,11 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from imgclass import cli, train
+from imgclass import train
 from imgclass.evaluate import measures, outcomes, restore
 from imgclass.evaluate import predict as prediction
 from imgclass.evaluate.predict import Prediction
 from tests import tiny
+from tests.tiny import ask
 
 
 @pytest.fixture(scope="module")
@@ -22,16 +23,6 @@ def place(tmp_path_factory):
     with tiny.compiled_quickly():
         train.train_and_evaluate(tiny.config(root / "pictures"), root / "run")
     return root
-
-
-def ask(capsys, *words):
-    """Returns (status, standard output, standard error)."""
-    capsys.readouterr()
-    try:
-        status = cli.main([str(word) for word in words])
-    except SystemExit as error:  # argparse
-        status = error.code
-    return status, *capsys.readouterr()
 
 
 def test_the_picture_a_threshold_is_of_keeps_its_label():

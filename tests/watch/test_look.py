@@ -137,7 +137,7 @@ def test_looking_leaves_the_lock_to_the_run(folder):
     for _ in range(50):
         watched.look()
         with run.locked(folder):
-            watched.look()
+            assert watched.look().state == "starting"
 
 
 def test_silence_is_said_after_a_minute_or_ten_usual_gaps(folder, held):
