@@ -110,13 +110,22 @@ def test_what_is_no_run_is_an_error(tmp_path, capsys):
     assert "there is no such folder" in capsys.readouterr().err
 
 
+# A shell at a terminal leaves SIGINT as it is; one that runs the tests in the background ignores it.
+AT_A_TERMINAL = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from imgclass import cli
+cli.console()
+"""
+
+
 def on_terminal(folder, columns, **environment):
     """Starts the command on a terminal; returns the process and the terminal's other end."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
     plain = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES")}
     process = subprocess.Popen(
-        [sys.executable, "-c", "from imgclass import cli; cli.console()", "watch", str(folder)],
+        [sys.executable, "-c", AT_A_TERMINAL, "watch", str(folder)],
         stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
         env=plain | {"TERM": "xterm", "PYTHONPATH": str(tiny.ROOT)} | environment,
     )  # fmt: skip
