@@ -110,7 +110,7 @@ def test_what_is_no_run_is_an_error(tmp_path, capsys):
     assert "there is no such folder" in capsys.readouterr().err
 
 
-# A shell at a terminal leaves SIGINT as it is; one that runs the tests in the background ignores it.
+# A shell that runs the tests in the background has SIGINT ignored; one at a terminal has not.
 AT_A_TERMINAL = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
