@@ -5,11 +5,13 @@ import os
 import pathlib
 import platform
 import statistics
+import time
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "keras", "tensorflow")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", "simplejpeg",
+            "opencv-python-headless", "torch", "keras", "tensorflow_cpu")  # fmt: skip
 
 
 def describe() -> dict[str, Any]:
@@ -36,6 +38,21 @@ def _processor() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor()
+
+
+def matmul_gigaflops(side: int = 2048, times: int = 5) -> float:
+    """Returns the best rate of JAX's product of two square float32 matrices, GFLOP/s."""
+    import jax
+    import jax.numpy as jnp
+
+    multiply, a = jax.jit(jnp.matmul), jnp.ones((side, side), jnp.float32)
+    multiply(a, a).block_until_ready()
+    spent = []
+    for _ in range(times):
+        began = time.perf_counter()
+        multiply(a, a).block_until_ready()
+        spent.append(time.perf_counter() - began)
+    return 2 * side**3 / min(spent) / 1e9
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -2,10 +2,14 @@
 
 import os
 
-# Before JAX starts: the device count is fixed for the life of a process.
+from imgclass import process
+
+# Before JAX starts: the device count is fixed for the life of a process. The compiler is that of
+# the program: its flags change roundings, and with them which ReLU near zero lets through.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    process.with_flags(os.environ.get("XLA_FLAGS", ""))
+    + " --xla_force_host_platform_device_count=8"
 )
 
 import jax

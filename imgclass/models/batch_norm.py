@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from imgclass.errors import UsageError
+from imgclass.models import sums
 
 Saved = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
@@ -102,7 +103,8 @@ normalize.defvjp(_forward, _backward)
 def _mean(values: jax.Array, group: int) -> jax.Array:
     batch = values.shape[0]
     rows = group or batch
-    by_picture = values.mean(axis=tuple(range(1, values.ndim - 1)))
+    pixels = values.size // batch // values.shape[-1]
+    by_picture = sums.by_picture(values) / pixels
     return by_picture.reshape(batch // rows, rows, -1).mean(axis=1)
 
 

@@ -5,6 +5,9 @@ weight for weight: Conv 32 3x3 + ReLU, max-pool 2x2, flatten, dense; 308,426 par
 not part of it: the loss takes logits.
 """
 
+import functools
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -65,13 +68,17 @@ class CNN(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, dict]:
         """Maps float[batch, h, w, c] to (f32[batch, classes], features); see `Model.apply`."""
         act = layers.activation(self.activation)
+        # A max passes through what never falls: the same to the bit, and less to do after the pool.
+        early = self.pool == "max" and self.activation == "relu" and not self.batch_norm
         x = x.astype(self.dtype)
         stages = {}
         for block, width in enumerate(self.filters):
             name = f"block{block + 1}"
             for layer in range(self.depth):
                 stride = self.stride if layer == 0 else 1
-                x = self._conv(f"{name}_conv{layer + 1}", width, stride, x)
+                last = layer == self.depth - 1
+                pool = functools.partial(self._pool, f"{name}_pool") if last and early else None
+                x = self._conv(f"{name}_conv{layer + 1}", width, stride, x, pool)
                 if self.batch_norm:
                     x = layers.BatchNorm(
                         momentum=self.batch_norm_momentum,
@@ -81,7 +88,7 @@ class CNN(nn.Module):
                         name=f"{name}_bn{layer + 1}",
                     )(x, train)
                 x = act(x)
-            stages[name] = x = self._pool(f"{name}_pool", x)
+            stages[name] = x = x if early else self._pool(f"{name}_pool", x)
         last_map = x
         x = layers.global_mean(x) if self.head == "average" else x.reshape(x.shape[0], -1)
         for layer, width in enumerate(self.hidden):
@@ -92,7 +99,14 @@ class CNN(nn.Module):
         features = {"stages": stages, "last_map": last_map, "pooled": pooled}
         return logits.astype(jnp.float32), features
 
-    def _conv(self, name: str, width: int, stride: int, x: jax.Array) -> jax.Array:
+    def _conv(
+        self,
+        name: str,
+        width: int,
+        stride: int,
+        x: jax.Array,
+        pool: Callable[[jax.Array], jax.Array] | None,
+    ) -> jax.Array:
         remedy = "raise data.image_size, or use fewer model.filters or model.padding=SAME"
         layers.check_fits(
             name, x.shape, self.kernel_size, self.padding, "model.kernel_size", remedy
@@ -105,7 +119,7 @@ class CNN(nn.Module):
             use_bias=not self.batch_norm,
             dtype=self.dtype,
             name=name,
-        )(x)
+        )(x, pool)
 
     def _pool(self, name: str, x: jax.Array) -> jax.Array:
         if self.pool == "none":

@@ -1,7 +1,7 @@
 """How much arithmetic a model does on one picture, counted from its program; nothing is run."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -32,7 +32,7 @@ def _count(jaxpr: jax.extend.core.Jaxpr) -> int:
             total += _product(equation)
         elif equation.primitive.name == "scan":
             times = equation.params["length"]
-        total += times * sum(_count(inner) for inner in _inner(equation.params.values()))
+        total += times * sum(_count(inner) for inner in _programs(equation.params))
     return total
 
 
@@ -50,12 +50,18 @@ def _product(equation: Any) -> int:
     return equation.outvars[0].aval.size * math.prod(left[axis] for axis in contracted)
 
 
-def _inner(values: Any) -> Iterator[jax.extend.core.Jaxpr]:
+def _programs(params: Mapping[str, Any]) -> Iterator[jax.extend.core.Jaxpr]:
     """Yields the programs among an operation's parameters: a jitted function's, a scan's.
 
-    A choice by platform gives all its branches. That of `depthwise` counts once nonetheless: the
-    form for CPU has neither convolutions nor matrix products.
+    Of a choice by platform only the default counts: fast forms for one platform do the same work.
     """
+    if params.get("branches_platforms"):
+        yield params["branches"][-1].jaxpr
+    else:
+        yield from _inner(params.values())
+
+
+def _inner(values: Iterable[Any]) -> Iterator[jax.extend.core.Jaxpr]:
     for value in values:
         if isinstance(value, jax.extend.core.ClosedJaxpr):
             yield value.jaxpr

@@ -16,7 +16,7 @@ from jax import lax
 
 from imgclass.config import nearest
 from imgclass.errors import UsageError
-from imgclass.models import batch_norm, depthwise, tiled_pool
+from imgclass.models import batch_norm, depthwise, patches, sums, tiled_pool
 
 # 'VALID', 'SAME' (as TensorFlow and Keras pad), or so many pixels on all four sides (as PyTorch).
 Padding = str | int
@@ -106,10 +106,12 @@ def conv(
       float[batch, height', width', out], of x's dtype.
     """
     pads = _pairs(padding)
+    if isinstance(pads, str):
+        pads = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), pads)
     if 1 < groups == x.shape[-1] == kernel.shape[-1]:
-        if isinstance(pads, str):
-            pads = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), pads)
         return depthwise.conv(x, kernel, stride, tuple(pads))
+    if stride == groups == 1 and math.prod(kernel.shape[:3]) <= patches.MOST:
+        return patches.conv(x, kernel, tuple(pads))
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -190,15 +192,23 @@ class Conv(nn.Module):
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps float[batch, h, w, in] to dtype[batch, h', w', features]."""
+    def __call__(
+        self, x: jax.Array, pool: Callable[[jax.Array], jax.Array] | None = None
+    ) -> jax.Array:
+        """Maps float[batch, h, w, in] to dtype[batch, h', w', features].
+
+        `pool` comes before the bias. Of a max-pool the values are the same, to the bit, as after
+        it, and there is that much less to add and, for the gradient, to sum.
+        """
         shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         y = conv(x, kernel, self.stride, self.padding, self.groups)
+        if pool is not None:
+            y = pool(y)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-            y = y + bias.astype(self.dtype)[None, None, None, :]
+            y = sums.add_bias(y, bias.astype(self.dtype))
         return y
 
 

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from imgclass.models.apart import apart
+
 # The chain of selects below grows with the window's area, and the gradient's time with it: on CPU
 # at 3 it is over ten times as fast as reduce_window, at 7 twice. A cell's number must fit an i8.
 LARGEST_WINDOW = 8
@@ -30,9 +32,9 @@ def _first_maximum(x: jax.Array, window: int) -> tuple[jax.Array, jax.Array]:
     for cell in range(1, window * window):
         value = tiles[:, :, cell // window, :, cell % window]
         # Strictly larger, so that the first of equals stays; a NaN is not larger but must win.
-        wins = (value > best) | (jnp.isnan(value) & ~jnp.isnan(best))
-        best = jnp.where(wins, value, best)
-        index = jnp.where(wins, jnp.int8(cell), index)
+        wins = ~(value <= best) & (best == best)
+        best = lax.select(wins, value, best)
+        index = lax.select(wins, jnp.full_like(index, cell), index)
     return best, index
 
 
@@ -51,14 +53,19 @@ def max_pool(x: jax.Array, window: int) -> jax.Array:
     Returns:
       float[batch, height // window, width // window, channels], of x's dtype.
     """
-    return _first_maximum(x, window)[0]
+    # Nothing is differentiated here, so no index: 0.9 to 1.3 of 6 to 7 ms of the default CNN's
+    # inference, 32 pictures on 2 Zen 4 cores.
+    tiles = _tiles(x, window)
+    cells = [tiles[:, :, row, :, column] for row in range(window) for column in range(window)]
+    return functools.reduce(jnp.maximum, cells)
 
 
 def _max_pool_jvp(
     window: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     # Linear in the tangent, so JAX transposes it for the gradient; forward mode works as well.
-    best, index = _first_maximum(primals[0], window)
+    # Apart, or the gradient would find every maximum again: 2 of 17 ms of the default CNN's step.
+    best, index = apart(functools.partial(_first_maximum, window=window))(primals[0])
     shape = (1, 1, window, 1, window, 1)
     cell = lax.broadcasted_iota(jnp.int8, shape, 2) * jnp.int8(window)
     cell = cell + lax.broadcasted_iota(jnp.int8, shape, 4)

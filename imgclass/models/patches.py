@@ -1,0 +1,97 @@
+"""Convolution of few channels as one matrix product with the pictures' patches; for CPU.
+
+XLA:CPU's convolutions, above all their kernel's gradient, are slow where a window holds few values.
+Which form is taken, the platform decides that a program is lowered for. Nothing else belongs here,
+and only `layers` uses it.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from imgclass.models.apart import apart
+
+# Before and after the rows, before and after the columns, pixels.
+Pads = tuple[tuple[int, int], tuple[int, int]]
+
+# Values in a window: those of a 3x3 one of 3 channels, and little more.
+MOST = 32
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def conv(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+    """Convolves at stride 1, as `layers.conv` does.
+
+    Derivatives are for reverse mode, of any order; there are none in forward mode.
+
+    Args:
+      x: float[batch, height, width, in].
+      kernel: float[m, n, in, out], of x's dtype.
+      pads: zeros around the picture.
+
+    Returns:
+      float[batch, height', width', out], of x's dtype.
+    """
+    by_product = functools.partial(_by_product, pads=pads)
+    return lax.platform_dependent(
+        x, kernel, cpu=by_product, default=functools.partial(_plain, pads=pads)
+    )
+
+
+def _forward(
+    x: jax.Array, kernel: jax.Array, pads: Pads
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return conv(x, kernel, pads), (x, kernel)
+
+
+def _backward(
+    pads: Pads, saved: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    def by_product(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> jax.Array:
+        # The same patches as on the way forward, so XLA makes them once.
+        rows, steps = _patches(x, kernel, pads), dy.reshape(-1, dy.shape[-1])
+        product = lax.dot_general(rows, steps, (((0,), (0,)), ((), ())))
+        return product.reshape(kernel.shape)
+
+    def plain(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> jax.Array:
+        return jax.vjp(lambda kernel: _plain(x, kernel, pads), kernel)[1](dy)[0]
+
+    x, kernel = saved
+    dx = jax.vjp(lambda x: _plain(x, kernel, pads), x)[1](dy)[0]
+    return dx, lax.platform_dependent(x, kernel, dy, cpu=by_product, default=plain)
+
+
+conv.defvjp(_forward, _backward)
+
+
+def _plain(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+    layout = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=layout)
+
+
+def _by_product(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+    product = _patches(x, kernel, pads) @ kernel.reshape(-1, kernel.shape[-1])
+    return product.reshape(x.shape[0], *_size(x, kernel, pads), -1)
+
+
+def _patches(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+    """Returns the window under each pixel of the result, float[pixels, m * n * in]."""
+    (m, n), (rows, columns) = kernel.shape[:2], _size(x, kernel, pads)
+
+    @apart
+    def cut(x: jax.Array) -> jax.Array:
+        wide = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+        lines = jnp.concatenate([wide[:, :, j : j + columns] for j in range(n)], axis=-1)
+        windows = jnp.concatenate([lines[:, i : i + rows] for i in range(m)], axis=-1)
+        return windows.reshape(-1, windows.shape[-1])
+
+    return cut(x)
+
+
+def _size(x: jax.Array, kernel: jax.Array, pads: Pads) -> tuple[int, int]:
+    rows, columns = (
+        x.shape[1 + axis] + sum(pads[axis]) - kernel.shape[axis] + 1 for axis in (0, 1)
+    )
+    return rows, columns
