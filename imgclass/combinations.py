@@ -29,7 +29,11 @@ USED_WITH: list[tuple[str, Callable[[Any], bool], str]] = [
     ("data.standardize", _among("given"), "data.mean data.std"),
     ("data.feed", _among("auto", "resident"), "data.resident_mb"),
     ("model.pool", _among("max", "avg"), "model.pool_window model.pool_stride"),
-    ("augment.random_resized_crop", bool, "augment.crop_scale augment.crop_ratio"),
+    (
+        "augment.random_resized_crop",
+        bool,
+        "augment.crop_scale augment.crop_ratio augment.crop_on",
+    ),
     ("augment.pad_crop", bool, "augment.pad_mode"),
     ("augment.flip_alternate", lambda on: not on, "augment.flip"),
     ("eval.final_test", bool, "eval.tta"),
@@ -209,6 +213,12 @@ def _impossible(c: config_dict.ConfigDict, overrides: Collection[str]) -> list[s
         (
             c.augment.random_resized_crop and c.augment.pad_crop > 0,
             "augment.random_resized_crop and augment.pad_crop exclude each other",
+        ),
+        (
+            c.augment.random_resized_crop
+            and c.augment.crop_on == "host"
+            and c.data.feed == "resident",
+            "augment.crop_on='host' needs the stream feed: data.feed='stream'",
         ),
         *(
             (

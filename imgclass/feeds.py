@@ -4,13 +4,18 @@ Which feed, of what size and from which rows, is settled here; how each works is
 """
 
 import dataclasses
+import logging
 
 import jax
 
 from imgclass import parallel
 from imgclass.build import Task
-from imgclass.data import dataset, feed
+from imgclass.data import cache, dataset, feed
+from imgclass.data.host_crop import RandomCrop
 from imgclass.data.preprocess import Preprocess
+from imgclass.data.source import Split
+
+logger = logging.getLogger(__name__)
 
 
 def train_prepare(task: Task) -> Preprocess:
@@ -20,14 +25,46 @@ def train_prepare(task: Task) -> Preprocess:
     return task.prepare
 
 
+def training_pictures(task: Task, data: dataset.Dataset) -> tuple[Split, Preprocess]:
+    """Returns what the training feed reads and how; with `data.cache`, fills that cache first."""
+    config, split, prepare = task.config.data, data.splits["train"], train_prepare(task)
+    if not config.cache:
+        return split, prepare
+    return cache.cached(split, prepare, dataset.train_size(config), config.cache, config.threads)
+
+
+def host_crop(task: Task) -> RandomCrop | None:
+    """Returns the crop that the host takes of training pictures, None if it takes none."""
+    config = task.config
+    if not config.augment.random_resized_crop or config.augment.crop_on == "device":
+        return None
+    return RandomCrop(
+        config.seed,
+        config.train.batch_size,
+        config.augment.crop_scale,
+        config.augment.crop_ratio,
+        task.prepare.image_size,
+        config.data.interpolation,
+    )
+
+
+def train_size(task: Task) -> tuple[int, int]:
+    """Returns height and width of training pictures on the wire."""
+    return task.prepare.image_size if host_crop(task) else dataset.train_size(task.config.data)
+
+
 def train_feed(task: Task, data: dataset.Dataset) -> feed.StreamFeed | feed.ResidentFeed:
     """Returns the training feed that `data.feed` asks for."""
-    config, split, prepare = task.config, data.splits["train"], train_prepare(task)
-    size = dataset.train_size(config.data)
+    config = task.config
+    split, prepare = training_pictures(task, data)
+    if isinstance(split, cache.CachedSplit):
+        logger.info("training pictures: %s (%.0f MiB)", split.path, split.bytes / 2**20)
+    size, crop = train_size(task), host_crop(task)
     megabytes = len(split) * size[0] * size[1] * task.prepare.channels / 2**20
     kind = config.data.feed
     if kind == "auto":
-        kind = "resident" if megabytes <= config.data.resident_mb else "stream"
+        fits = megabytes <= config.data.resident_mb
+        kind = "resident" if fits and crop is None else "stream"
     if kind == "resident":
         rows = parallel.rows_sharding(task.mesh)
         return feed.ResidentFeed(
@@ -52,6 +89,7 @@ def train_feed(task: Task, data: dataset.Dataset) -> feed.StreamFeed | feed.Resi
         batch_size=config.train.batch_size,
         rows=parallel.local_rows(task.mesh, config.train.batch_size),
         put=parallel.put_rows(task.mesh),
+        crop=crop,
         threads=config.data.threads,
         prefetch=config.data.prefetch,
     )

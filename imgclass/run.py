@@ -30,6 +30,7 @@ import ml_collections
 
 from imgclass import config as config_lib
 from imgclass import parallel, process
+from imgclass.data import fast_decode
 from imgclass.errors import UsageError, UserError
 from imgclass.files import write_atomically
 
@@ -38,7 +39,7 @@ logger = logging.getLogger(__name__)
 # Keys that leave the state's arrays and the order of examples as they are.
 MAY_CHANGE = re.compile(
     r"(log|eval|checkpoint|loss)\..*|augment\.(?!repeats$).*"
-    r"|data\.(data_dir|feed|resident_mb|threads|prefetch|max_pixels)"
+    r"|data\.(data_dir|cache|feed|resident_mb|threads|prefetch|max_pixels)"
     r"|train\.(total_.*|devices|fsdp|steps_per_dispatch|on_nonfinite|stall_seconds|stop_seconds)"
     r"|optim\.(lr|schedule|warmup_.*|end_factor|step_at|step_factor|clip_norm)"
 )
@@ -285,6 +286,7 @@ def environment() -> dict[str, Any]:
         "devices": [str(device.device_kind) for device in jax.devices()],
         "processes": jax.process_count(),
         "packages": versions,
+        "decoders": fast_decode.in_use(),
         "git": _git(),
         "tuned": process.applied,
         "settings": {k: v for k, v in os.environ.items() if k.startswith(("JAX_", "XLA_"))},

@@ -36,8 +36,8 @@ def first_pictures(task: build.Task, data: dataset.Dataset, most: int = PICTURES
         config.augment.repeats,
     )
     rows = order(0)[:most]
-    size = dataset.train_size(config.data)
-    images = feed.load_examples(split, rows, feeds.train_prepare(task), size)
+    prepare, size, crop = feeds.train_prepare(task), feeds.train_size(task), feeds.host_crop(task)
+    images = feed.load_rows(split, rows, prepare, size, crop, 0, np.arange(len(rows)))
     batch = {
         "image": images,
         "label": np.asarray(split.labels[rows], np.int32),

@@ -18,6 +18,7 @@ import numpy as np
 from imgclass import (
     build,
     checkpoint,
+    feeds,
     looks,
     models,
     parallel,
@@ -116,6 +117,7 @@ def _settle_and_train(
         described = dataset_lib.describe(data)
         # Who goes on has them in the checkpoint, and may have lost the file.
         first = None if done else pretrained.load(config, task.model, names, data.prepare)
+        feeds.training_pictures(task, data)  # fills data.cache, which may take longer than a stall
     parallel.check_same("data", json.dumps(described))
     parallel.check_same("model.pretrained", json.dumps(first.record if first else None))
     with parallel.together():

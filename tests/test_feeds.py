@@ -85,3 +85,21 @@ def test_random_crops_are_drawn_from_the_whole_picture(tmp_path, random):
     finally:
         made.close()
     assert (corner == 255) == random  # else a pixel between black and white
+
+
+@pytest.mark.parametrize("kind", ["resident", "stream"])
+def test_the_cache_of_the_config_is_read_and_named(data, kind, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    caplog.set_level("INFO")
+    batches = []
+    for cached in ("", "raw", "raw"):
+        task, found = opened(data, {"data.feed": kind, "data.cache": cached})
+        made = feeds.train_feed(task, found)
+        batches.append(np.asarray(made.batch(3)["image"]))
+        made.close()
+    np.testing.assert_array_equal(batches[0], batches[1])
+    np.testing.assert_array_equal(batches[0], batches[2])
+    (path,) = (tmp_path / "imgclass/pictures").iterdir()
+    said = [record.getMessage() for record in caplog.records]
+    assert [line.split()[0] for line in said] == ["decoding", "training", "training"]
+    assert said[1] == f"training pictures: {path} (0 MiB)"

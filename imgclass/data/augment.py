@@ -39,7 +39,8 @@ def augment(
 ) -> tuple[jax.Array, jax.Array]:
     """Augments one training batch, in this order, each where the config asks for it.
 
-    1. random_resized_crop, or pad_crop, or else the central window of `out_size`;
+    1. random_resized_crop, if not done on the host, or pad_crop, or else the central window of
+    `out_size`;
     2. horizontal flip, random or alternating; 3. a policy's operations; 4. brightness, contrast,
     saturation, hue, in this fixed order (torchvision shuffles the four for each picture);
     5. cutout; 6. random erasing; 7. mixup or cutmix.
@@ -108,7 +109,7 @@ def _framed(
     def branch(operation: int) -> jax.Array:
         return jax.random.fold_in(key, operation)
 
-    if cfg.random_resized_crop:
+    if cfg.random_resized_crop and cfg.crop_on == "device":
         scale, ratio = cfg.crop_scale, cfg.crop_ratio
         image = crop.random_resized_crop(image, branch(_CROP), scale, ratio, size or out_size)
     elif cfg.pad_crop:

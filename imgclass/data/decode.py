@@ -1,13 +1,17 @@
-"""Encoded bytes to uint8 pixels, and pixels to one fixed size. Pillow is the only decoder.
+"""Encoded bytes to uint8 pixels, and pixels to one fixed size.
+
+Pillow decodes, and says what is wrong with a file. Plain JPEG and PNG files may be decoded by
+faster libraries to the same bits (`fast_decode`).
 
 Promises: a picture comes back whole or `BadImage` is raised; no picture's pixels are decoded
 before its header is checked against `max_pixels`; nothing is printed or warned; any number of
 threads may call it at once. The file's name plays no part: formats are known by their first bytes.
 
 Two things Pillow would do are done here instead. Metadata (EXIF, text, profiles, animation) is
-cut out of JPEG and PNG files before Pillow sees them, because its readers call `warnings.warn` on
-odd files, and Python's warning filters cannot be changed safely while other threads run. And the
-EXIF orientation, the one tag that moves pixels, is read by `headers.orientation`.
+cut out of JPEG and PNG files before a decoder sees them, because Pillow's readers call
+`warnings.warn` on odd files, and Python's warning filters cannot be changed safely while other
+threads run. And the EXIF orientation, the one tag that moves pixels, is read by
+`headers.orientation`.
 
 Not here: colour management (profiles and gamma are ignored), any frame after the first, reading
 files. A JPEG whose bytes were altered, not cut, decodes to wrong colours; JPEG has no checksum.
@@ -28,6 +32,7 @@ from PIL import (  # noqa: F401
     WebPImagePlugin,
 )
 
+from imgclass.data import fast_decode
 from imgclass.data.headers import (
     BadImage,
     bare_jpeg,
@@ -83,9 +88,17 @@ def decode(data: bytes, channels: int = 3, max_pixels: int = 89_478_485) -> np.n
         raise ValueError(f"channels={channels}: expected 1 or 3")
     kind = image_format(data)
     try:
-        image, exif = _open(data, kind, max_pixels)
-        image = _plain(image, channels)
+        data, exif = _bare(data, kind)
+        pixels = fast_decode.decode(data, kind, channels, max_pixels)
+        if pixels is None:
+            image = _open(data, kind, max_pixels)
+            exif = image.info.get("exif", b"") if kind == "webp" else exif
         turn = _TURNS.get(orientation(exif))
+        if pixels is not None:
+            if turn is None and pixels.shape[2] == channels:
+                return pixels
+            image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+        image = _plain(image, channels)
         pixels = np.array(image if turn is None else image.transpose(turn), np.uint8)
         return pixels.reshape(*pixels.shape[:2], channels)
     except BadImage:
@@ -208,21 +221,21 @@ def _sample(
     return np.array(picture, np.uint8).reshape(out_height, out_width, channels)
 
 
-def _open(data: bytes, kind: str, max_pixels: int) -> tuple[Image.Image, bytes]:
-    """Reads the header; returns the picture, its pixels not yet decoded, and its EXIF block."""
-    exif = b""
+def _bare(data: bytes, kind: str) -> tuple[bytes, bytes]:
+    """Returns a file without its metadata, and its EXIF block (b'' if none was cut out)."""
     if kind == "jpeg":
-        data, exif = bare_jpeg(data)
-    elif kind == "png":
-        data, exif = bare_png(data)
-    elif kind == "webp":
+        return bare_jpeg(data)
+    return bare_png(data) if kind == "png" else (data, b"")
+
+
+def _open(data: bytes, kind: str, max_pixels: int) -> Image.Image:
+    """Decodes with Pillow, after a look at the header."""
+    if kind == "webp":
         # Before opening: Pillow's WebP reader allocates the canvas as it opens.
         _check_size(*webp_size(data), max_pixels)
     image: Image.Image = Image.open(io.BytesIO(data), formats=[kind.upper()])
     _check_size(*image.size, max_pixels)
     image.load()
-    if kind == "webp":
-        exif = image.info.get("exif", b"")
     if kind == "png" and "transparency" in image.info:
         # The transparent colour is stored at the file's depth and Pillow leaves it so, while
         # samples come out in 8 bits. 16-bit colours are compared by their high bytes, all that
@@ -232,7 +245,7 @@ def _open(data: bytes, kind: str, max_pixels: int) -> tuple[Image.Image, bytes]:
             image.info["transparency"] = key * (255 // (2**depth - 1))
         elif image.mode == "RGB" and depth == 16:
             image.info["transparency"] = tuple(sample >> 8 for sample in key)
-    return image, exif
+    return image
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

@@ -8,16 +8,16 @@ rows sharded over the mesh. No augmentation and no scaling here.
 
 import collections
 import concurrent.futures
-import functools
 import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from imgclass.data import decode
+from imgclass.data.host_crop import RandomCrop
 from imgclass.data.preprocess import Preprocess
 from imgclass.data.sampling import make_order
-from imgclass.data.source import Indices, Split
+from imgclass.data.source import Indices, Record, Split
 from imgclass.errors import UserError
 
 HostBatch = dict[str, np.ndarray]
@@ -50,11 +50,52 @@ def load_examples(
         try:
             images[row] = preprocess.load(record.image, size)
         except decode.BadImage as bad:
-            raise UserError(
-                f"{record.name} ({split.name}): {bad}. Mend or remove it, or leave bad pictures "
-                "out with --config.data.bad_files=skip"
-            ) from bad
+            raise _refused(split, record, bad) from bad
     return images
+
+
+def load_rows(
+    split: Split,
+    indices: np.ndarray,
+    preprocess: Preprocess,
+    size: tuple[int, int],
+    crop: RandomCrop | None,
+    step: int,
+    rows: np.ndarray,
+) -> np.ndarray:
+    """Loads rows of a training batch; as `load_examples`, each example decoded once.
+
+    Args:
+      split: the training split.
+      indices: int[k], the example of each row.
+      preprocess: how pictures are prepared.
+      size: height and width on the wire.
+      crop: what to cut out of the decoded picture instead of preparing the whole, if anything.
+      step: of the batch.
+      rows: int[k], their places in the global batch.
+    """
+    once, places = np.unique(indices, return_inverse=True)
+    if crop is None and len(once) == len(indices):
+        return load_examples(split, indices, preprocess, size)
+    if crop is None:
+        return load_examples(split, once, preprocess, size)[places]
+    cut = crop.of_step(step)
+    images = np.empty((len(indices), *size, preprocess.channels), np.uint8)
+    for number, record in enumerate(split.read(once)):
+        try:
+            pixels = preprocess.decode(record.image)
+        except decode.BadImage as bad:
+            raise _refused(split, record, bad) from bad
+        for place in np.flatnonzero(places == number):
+            images[place] = cut(pixels, int(rows[place]))
+    return images
+
+
+def _refused(split: Split, record: Record, bad: decode.BadImage) -> UserError:
+    return UserError(
+        f"{record.name} ({split.name}): {bad}. Mend or remove it, or leave bad pictures out with "
+        "--config.data.bad_files=skip"
+    )
 
 
 def load_all(
@@ -89,16 +130,19 @@ class StreamFeed:
         put: Put,
         repeats: int = 1,
         sampling: str = "uniform",
+        crop: RandomCrop | None = None,
         threads: int = 0,
         prefetch: int = 0,
     ):
         """Args are those of `sampling.make_order`, and `rows`: this process's global rows.
 
+        With `crop`, its crops of the whole pictures are handed out.
+
         A batch is decoded by one thread, so fewer batches ahead than threads leave some idle.
         `prefetch` of 0 is what `batches_ahead` says.
         """
         self._split, self._preprocess, self._size = split, preprocess, size
-        self._rows, self._put = rows, put
+        self._rows, self._put, self._crop = np.asarray(rows), put, crop
         self.order = make_order(seed, split.labels, batch_size, sampling, repeats)
         workers = thread_count(threads)
         self._ahead = batches_ahead(prefetch, workers)
@@ -109,10 +153,9 @@ class StreamFeed:
 
     def _load(self, step: int) -> HostBatch:
         indices = self.order(step)[self._rows]
-        once, places = np.unique(indices, return_inverse=True)
-        load = functools.partial(load_examples, preprocess=self._preprocess, size=self._size)
-        repeated = len(once) < len(indices)  # then each is read and decoded once
-        images = load(self._split, once)[places] if repeated else load(self._split, indices)
+        images = load_rows(
+            self._split, indices, self._preprocess, self._size, self._crop, step, self._rows
+        )
         return _host_batch(images, self._split.labels[indices], indices)
 
     def batch(self, step: int) -> dict:

@@ -43,18 +43,20 @@ class Preprocess:
         Raises:
           decode.BadImage: if the bytes are not a whole picture.
         """
-        if isinstance(image, np.ndarray):
-            pixels = _with_channels(image, self.channels)
-        else:
-            pixels = decode.decode(image, self.channels, self.max_pixels)
         return decode.resize(
-            pixels,
+            self.decode(image),
             size or self.image_size,
             how=self.resize,
             interpolation=self.interpolation,
             crop_fraction=self.crop_fraction,
             pad_value=self.pad_value,
         )
+
+    def decode(self, image: bytes | np.ndarray) -> np.ndarray:
+        """Decodes one picture; as `load`, at the size it has."""
+        if isinstance(image, np.ndarray):
+            return _with_channels(image, self.channels)
+        return decode.decode(image, self.channels, self.max_pixels)
 
     def standardize(self, images: jax.Array) -> jax.Array:
         """Subtracts the mean and divides by the deviation; f32[..., channels] in [0,1] in."""

@@ -115,6 +115,13 @@ DATA: dict[str, Key | Duration] = {
         "that 'auto' and 'resident' keep decoded in host memory, MiB.",
         at_least(0),
     ),
+    "cache": Key(
+        "",
+        "Keep the training pictures decoded, at load_size, in the user's cache folder, for later "
+        "epochs and runs: 'raw' bit for bit; 'jpeg' at quality 90, a tenth of the room and not the "
+        "same bits. '': not.",
+        Rule("'', 'raw' or 'jpeg'", lambda v: v in ("", "raw", "jpeg")),
+    ),
     "sampling": Key(
         "uniform",
         "How often a class is trained on: 'uniform' over examples, as often as it occurs; "

@@ -97,6 +97,12 @@ AUGMENT: dict[str, Key | Duration] = {
     "crop_ratio": Key(
         (0.75, 1.3333), "Width over height of that crop.", each(above(0.0), sizes=(2,))
     ),
+    "crop_on": Key(
+        "device",
+        "Where that crop is taken: on the 'device', out of pictures of data.load_size, or on the "
+        "'host' by the decoding threads, out of the whole original (or of data.cache).",
+        one_of("device", "host"),
+    ),
     "policy": Key(
         "none",
         "Operations drawn for each picture: RandAugment as torchvision ('rand') or timm "
