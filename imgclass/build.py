@@ -227,7 +227,9 @@ def make(
     schedule = optim.schedule(config.optim, total_steps, warmup_steps)
     tx = optim.create(config.optim)
     first = functools.partial(_first_state, config, model, tx, prepare)
-    shapes = jax.eval_shape(first, _root_key(config.seed))
+    # Of a key's shape alone: drawing it would compile and run programs.
+    key = jax.eval_shape(lambda: jax.random.key_data(keys.root(config.seed)))
+    shapes = jax.eval_shape(first, key)
     optim.check_patterns(config.optim, shapes.params)
     if config.optim.freeze:
         frozen = optim.frozen_modules(shapes.params, config.optim.freeze)

@@ -4,19 +4,38 @@ tensorboardX's own `SummaryWriter` hands events to a thread of its own, which di
 of a clock that is set back, and then, its queue being full, stops the run for ever without a word.
 """
 
+import contextlib
 import io
 import os
 import pathlib
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from PIL import Image
-from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2, summary_pb2
 
 from imgclass.histograms import Histogram
+
+
+@contextlib.contextmanager
+def _hidden(module: str) -> Iterator[None]:
+    """Makes an import of `module` fail, as if it were not installed."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+
+
+# It imports torch if it can, for tensors that nothing here gives it, and that takes seconds.
+with _hidden("torch"):
+    from tensorboardX import summary
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto import event_pb2, summary_pb2
 
 
 class Curves:

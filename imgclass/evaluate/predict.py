@@ -5,11 +5,10 @@ import os
 import pathlib
 import stat
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-import jax
 import numpy as np
 
-from imgclass import parallel
 from imgclass.data import decode, folder
 from imgclass.errors import UserError
 from imgclass.evaluate.restore import Restored
@@ -82,7 +81,7 @@ def predict(restored: Restored, paths: Sequence[str], batch_size: int = 64) -> I
     task = restored.task
     devices = task.mesh.devices.size
     rows = -(-min(batch_size, len(paths)) // devices) * devices
-    eval_step, put = task.jitted_eval_step(), parallel.put_rows(task.mesh)
+    eval_step = task.jitted_eval_step()
     chunk: list[str] = []
 
     def flush() -> Iterator[Prediction]:
@@ -95,13 +94,13 @@ def predict(restored: Restored, paths: Sequence[str], batch_size: int = 64) -> I
                 errors[row] = str(error)
             except OSError as error:
                 errors[row] = error.strerror or str(error)
-        batch: dict[str, np.ndarray] = {
+        batch: dict[str, Any] = {
             "image": images,
             "label": np.zeros(rows, np.int32),
             "index": np.zeros(rows, np.int32),
             "mask": np.zeros(rows, bool),
         }
-        probabilities = jax.device_get(eval_step(restored.variables, put(batch))[1])
+        probabilities = np.asarray(eval_step(restored.variables, batch)[1])
         for row, path in enumerate(chunk):
             if row in errors:
                 yield Prediction(path, None, errors[row])
