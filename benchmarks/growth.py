@@ -20,19 +20,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
+from PIL import Image
 
-from imgclass import process
-
-process.tune()
-
-import jax  # noqa: E402
-from PIL import Image  # noqa: E402
-
-from benchmarks import machine  # noqa: E402
-from imgclass import build, checkpoint, config, feeds, parallel  # noqa: E402
-from imgclass.data import dataset  # noqa: E402
-from imgclass.data.preprocess import Preprocess  # noqa: E402
+from benchmarks import machine
+from imgclass import build, checkpoint, config, feeds, parallel, process
+from imgclass.data import dataset
+from imgclass.data.preprocess import Preprocess
 
 REPEATS = 7
 # Work -> (what it counts, sizes, {cost: its unit}).
@@ -270,4 +265,5 @@ POINTS: dict[str, Callable[[int], dict[str, float]]] = {
 
 
 if __name__ == "__main__":
+    process.tune()
     main()

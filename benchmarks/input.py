@@ -102,7 +102,7 @@ def measure(
             continue
         commands = programs(what, paths[what], peers.get(what, ""), args.tf_python, args.seconds)
         table[what] = {
-            name: rounds.summary([run["images_per_second"] for run in runs])
+            name: machine.spread([run["images_per_second"] for run in runs])
             | {"peak_mib": max(run["peak_mib"] for run in runs)}
             for name, runs in rounds.run(commands, args.rounds).items()
         }

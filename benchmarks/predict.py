@@ -16,17 +16,13 @@ import statistics
 import sys
 import time
 
-from imgclass import process
+import numpy as np
 
-process.tune()
-
-import numpy as np  # noqa: E402
-
-from benchmarks import machine, rounds  # noqa: E402
-from imgclass import build, config, parallel  # noqa: E402
-from imgclass.data.preprocess import Preprocess  # noqa: E402
-from imgclass.models import count  # noqa: E402
-from imgclass.state import eval_variables  # noqa: E402
+from benchmarks import machine, rounds
+from imgclass import build, config, parallel, process
+from imgclass.data.preprocess import Preprocess
+from imgclass.models import count
+from imgclass.state import eval_variables
 
 SECONDS = 1.5
 # Ours -> side in pixels, classes, the peers' name.
@@ -64,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
             for program, rows in said.items():
                 times = [row["milliseconds"] for row in rows]
                 about = {"model": name, "batch": batch, "program": program, "rounds": times}
-                found.append(about | rounds.summary(times))
+                found.append(about | machine.spread(times))
     print("| model | batch | program | ms a call (least, most) | pictures/s | GFLOP/s |")
     print("| --- | --- | --- | --- | --- | --- |")
     work = {name: count.multiply_adds(_task(name).model) for name in args.models.split(",")}
@@ -123,4 +119,5 @@ def milliseconds(name: str, batch: int, seconds: float = SECONDS) -> float:
 
 
 if __name__ == "__main__":
+    process.tune()
     main()

@@ -5,7 +5,6 @@ A machine that slows down slows all of them, and nothing that one leaves in memo
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -44,13 +43,3 @@ def run(programs: Mapping[str, Sequence[str]], rounds: int) -> dict[str, list[di
             found[name].append(json.loads(done.stdout.strip().splitlines()[-1]))
             sys.stderr.write(f"round {number + 1} {name}: {json.dumps(found[name][-1])}\n")
     return found
-
-
-def summary(values: Sequence[float]) -> dict[str, float]:
-    """Returns median, min, max and count."""
-    return {
-        "median": statistics.median(values),
-        "min": min(values),
-        "max": max(values),
-        "count": len(values),
-    }

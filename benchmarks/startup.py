@@ -22,7 +22,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from benchmarks import machine, rounds
+from benchmarks import machine
 
 CLI = "from imgclass import cli; cli.console()"
 CONFIG = "configs/cnn.py"
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
         for _ in range(args.rounds):
             for name in names:
                 times[name].append(cases[name]())
-    found = {name: rounds.summary(values) for name, values in times.items()}
+    found = {name: machine.spread(values) for name, values in times.items()}
     print("| seconds until | median | least | most |\n| --- | --- | --- | --- |")
     for name, row in found.items():
         print(f"| {name} | {row['median']:.2f} | {row['min']:.2f} | {row['max']:.2f} |")

@@ -220,6 +220,13 @@ def _impossible(c: config_dict.ConfigDict, overrides: Collection[str]) -> list[s
             and c.data.feed == "resident",
             "augment.crop_on='host' needs the stream feed: data.feed='stream'",
         ),
+        (
+            c.augment.random_resized_crop
+            and c.augment.crop_on == "host"
+            and not c.data.cache
+            and "data.load_size" in overrides,
+            "data.load_size is unused: augment.crop_on='host' crops the originals (or data.cache)",
+        ),
         *(
             (
                 c.augment[k][0] > c.augment[k][1],

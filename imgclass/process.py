@@ -40,8 +40,7 @@ def tune() -> None:
         return
     if _keep_buffers():
         applied.append("malloc keeps buffers")
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        _keep_programs()
+    _keep_programs()
     given = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = with_flags(given)
     if os.environ["XLA_FLAGS"] != given:
@@ -58,11 +57,12 @@ def with_flags(given: str) -> str:
 def _keep_programs() -> None:
     cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     settings: dict[str, str | float] = {
-        "jax_compilation_cache_dir": str(pathlib.Path(cache) / "imgclass" / "programs")
+        "jax_compilation_cache_dir": str(pathlib.Path(cache) / "imgclass" / "programs"),
+        "jax_persistent_cache_min_compile_time_secs": _WORTH_KEEPING,
     }
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        settings["jax_persistent_cache_min_compile_time_secs"] = _WORTH_KEEPING
     for name, value in settings.items():
+        if name.upper() in os.environ:
+            continue
         os.environ[name.upper()] = str(value)
         if "jax" in sys.modules:  # it has read its environment already
             sys.modules["jax"].config.update(name, value)

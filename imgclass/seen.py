@@ -36,8 +36,9 @@ def first_pictures(task: build.Task, data: dataset.Dataset, most: int = PICTURES
         config.augment.repeats,
     )
     rows = order(0)[:most]
-    prepare, size, crop = feeds.train_prepare(task), feeds.train_size(task), feeds.host_crop(task)
-    images = feed.load_rows(split, rows, prepare, size, crop, 0, np.arange(len(rows)))
+    source, prepare = feeds.training_pictures(task, data)
+    size, crop = feeds.train_size(task), feeds.host_crop(task)
+    images = feed.load_rows(source, rows, prepare, size, crop, 0, np.arange(len(rows)))
     batch = {
         "image": images,
         "label": np.asarray(split.labels[rows], np.int32),

@@ -117,7 +117,6 @@ def _settle_and_train(
         described = dataset_lib.describe(data)
         # Who goes on has them in the checkpoint, and may have lost the file.
         first = None if done else pretrained.load(config, task.model, names, data.prepare)
-        feeds.training_pictures(task, data)  # fills data.cache, which may take longer than a stall
     parallel.check_same("data", json.dumps(described))
     parallel.check_same("model.pretrained", json.dumps(first.record if first else None))
     with parallel.together():
@@ -169,6 +168,11 @@ def _train(
             scorer.report(folder, *scoring.best(task, saved, at, state))
         return state
 
+    watch.rest()
+    for turn in (lead, True):  # process 0 alone fills data.cache: if it fails, all know at once
+        with parallel.together():
+            if turn:
+                feeds.training_pictures(task, data)
     with parallel.together():
         log = runlog.RunLog(folder, config, plan, lead, resumed_step, at.pending)
     watch.mark("loading the training data")

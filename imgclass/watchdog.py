@@ -70,6 +70,10 @@ class Watchdog:
         """Notes progress: what has now begun, for example 'step 12'."""
         self._doing, self._since = doing, time.monotonic()
 
+    def rest(self) -> None:
+        """Watches nothing until the next mark: what has now begun may take any time."""
+        self._since = math.inf
+
     def __enter__(self) -> "Watchdog":
         if self._seconds:
             self._thread.start()

@@ -49,3 +49,19 @@ def test_it_can_be_left_alone():
 def test_flags_of_the_user_stay():
     _, flags, _ = tuned(XLA_FLAGS="--xla_cpu_experimental_ynn_fusion_type=+reduce")
     assert flags == "--xla_cpu_experimental_ynn_fusion_type=+reduce"
+
+
+def test_a_folder_of_the_users_keeps_quick_programs_too():
+    script = "from imgclass import process; process.tune(); import jax, json; "
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    script += f"print(json.dumps([jax.config.values[n] for n in {names}]))"
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "IMGCLASS_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=env | {"JAX_COMPILATION_CACHE_DIR": "/somewhere"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert json.loads(done.stdout) == ["/somewhere", 0.1]

@@ -416,3 +416,19 @@ def test_a_process_may_be_late_for_the_first_collective(tmp_path):
     with two(tmp_path, CHANGES, patches=["", LATE]) as (started, said):
         statuses = [process.wait(timeout=200) for process in started]
         assert statuses == [0, 0], "\n-----\n".join(said())
+
+
+@pytest.mark.slow
+def test_process_0_fills_the_cache_and_the_other_reads_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    data = tiny.archive(tmp_path)
+    changes = CHANGES | {"data.cache": "raw", "data.feed": "stream"}
+    logs = [open(tmp_path / f"log{i}", "w+") for i in range(4)]  # noqa: SIM115
+    try:
+        wait([start(tiny.command(data, tmp_path / "plain", CHANGES), logs[2])], [logs[2]])
+        texts = wait(start_two(data, tmp_path / "two", changes, logs[:2]), logs[:2])
+        assert [text.count("decoding 50 training pictures") for text in texts] == [1, 0]
+        assert_same_figures(tiny.records(tmp_path / "plain"), tiny.records(tmp_path / "two"))
+    finally:
+        for log in logs:
+            log.close()

@@ -160,3 +160,11 @@ def test_asked_to_stop_while_it_hangs_it_stops_in_bounded_time(tmp_path, where, 
     assert process.returncode == status, said
     assert time.monotonic() - began < 4 + 10 + 10  # stop_seconds, GRACE, and a busy machine
     assert tiny.saved_steps(folder)[-1] == saved
+
+
+def test_work_of_any_length_is_not_watched(monkeypatch):
+    monkeypatch.setattr(watchdog, "leave", lambda *_, **__: os._exit(1))
+    with watchdog.Watchdog(0.1) as watch:
+        watch.mark("before")
+        watch.rest()
+        time.sleep(0.4)

@@ -9,6 +9,7 @@ than airbench's own. No augmentation.
 """
 
 import json
+import os
 import statistics
 import sys
 import time
@@ -62,6 +63,7 @@ def airbench94() -> nn.Module:
 
 def main(name: str, batch: int, window: int, windows: int) -> None:
     """Times the loop."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     side = 64 if name == "cnn" else 32
     model = {"cnn": cnn, "resnet18": resnet18, "airbench94": airbench94}[name]()
     model = model.to(memory_format=torch.channels_last)

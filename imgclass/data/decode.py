@@ -4,7 +4,7 @@ Pillow decodes, and says what is wrong with a file. Plain JPEG and PNG files may
 faster libraries to the same bits (`fast_decode`).
 
 Promises: a picture comes back whole or `BadImage` is raised; no picture's pixels are decoded
-before its header is checked against `max_pixels`; nothing is printed or warned; any number of
+before its header is checked against `max_pixels`; nothing is warned; any number of
 threads may call it at once. The file's name plays no part: formats are known by their first bytes.
 
 Two things Pillow would do are done here instead. Metadata (EXIF, text, profiles, animation) is

@@ -47,10 +47,7 @@ def decode(data: bytes, kind: str, channels: int, max_pixels: int) -> np.ndarray
 def in_use() -> dict[str, str]:
     """Returns which package decodes plain files of each kind, with its version."""
     pillow = f"pillow {metadata.version('pillow')}"
-    return {
-        "jpeg": f"simplejpeg {metadata.version('simplejpeg')}" if _simplejpeg() else pillow,
-        "png": f"opencv {cv2.__version__}" if (cv2 := _cv2()) else pillow,
-    }
+    return {"jpeg": _package_for_jpeg() or pillow, "png": _package_for_png() or pillow}
 
 
 def _jpeg(simplejpeg: Any, data: bytes, channels: int, max_pixels: int) -> np.ndarray | None:
@@ -75,23 +72,49 @@ def _png(cv2: Any, data: bytes, channels: int, max_pixels: int) -> np.ndarray | 
     return pixels[:, :, None] if gray and pixels is not None else pixels
 
 
-# On first use, for not every process decodes, and OpenCV takes a sixth of a second to import.
-@functools.cache
-def _simplejpeg() -> Any:
+def _installed(*names: str, least: tuple[int, int]) -> str | None:
+    """Returns 'name version' of the first that is installed and not too old."""
+    for name in names:
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        if tuple(int(part) for part in version.split(".")[:2]) >= least:
+            return f"{name} {version}"
+    return None
+
+
+def _package_for_jpeg() -> str | None:
     ours = features.version("libjpeg_turbo")
     if ours is None or int(ours.split(".")[0]) != _SAME_JPEG:
         return None
+    return _installed("simplejpeg", least=(1, 8))  # the first with libjpeg-turbo 3
+
+
+def _package_for_png() -> str | None:
+    return _installed("opencv-python-headless", "opencv-python", least=(4, 11))
+
+
+# On first use, for not every process decodes, and OpenCV takes a sixth of a second to import.
+@functools.cache
+def _simplejpeg() -> Any:
     try:
-        import simplejpeg
+        if _package_for_jpeg():
+            import simplejpeg
+
+            return simplejpeg
     except ImportError:
-        return None
-    return simplejpeg
+        pass
+    return None
 
 
 @functools.cache
 def _cv2() -> Any:
     try:
-        import cv2
-    except ImportError:  # or a library that it needs is not there
-        return None
-    return cv2 if hasattr(cv2, "IMREAD_COLOR_RGB") else None
+        if _package_for_png():
+            import cv2
+
+            return cv2
+    except ImportError:  # a library that it needs is not there
+        pass
+    return None

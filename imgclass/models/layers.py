@@ -16,7 +16,7 @@ from jax import lax
 
 from imgclass.config import nearest
 from imgclass.errors import UsageError
-from imgclass.models import batch_norm, depthwise, patches, sums, tiled_pool
+from imgclass.models import batch_norm, depthwise, im2col, sums, tiled_pool
 
 # 'VALID', 'SAME' (as TensorFlow and Keras pad), or so many pixels on all four sides (as PyTorch).
 Padding = str | int
@@ -110,8 +110,8 @@ def conv(
         pads = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), pads)
     if 1 < groups == x.shape[-1] == kernel.shape[-1]:
         return depthwise.conv(x, kernel, stride, tuple(pads))
-    if stride == groups == 1 and math.prod(kernel.shape[:3]) <= patches.MOST:
-        return patches.conv(x, kernel, tuple(pads))
+    if stride == groups == 1 and im2col.fits(x, kernel):
+        return im2col.conv(x, kernel, tuple(pads))
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -198,7 +198,8 @@ class Conv(nn.Module):
         """Maps float[batch, h, w, in] to dtype[batch, h', w', features].
 
         `pool` comes before the bias. Of a max-pool the values are the same, to the bit, as after
-        it, and there is that much less to add and, for the gradient, to sum.
+        it, and there is that much less to add and, for the gradient, to sum. Where adding the bias
+        would round two cells to one value, the gradient goes to the larger, not to the first.
         """
         shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)

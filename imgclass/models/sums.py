@@ -37,7 +37,8 @@ def _forward(y: jax.Array, bias: jax.Array) -> tuple[jax.Array, None]:
 
 
 def _backward(_: None, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return dy, by_picture(dy).sum(axis=0)
+    wide = jnp.float64 if dy.dtype == jnp.float64 else jnp.float32  # rounded once, at the end
+    return dy, by_picture(dy.astype(wide)).sum(axis=0).astype(dy.dtype)
 
 
 add_bias.defvjp(_forward, _backward)

@@ -182,8 +182,9 @@ def test_a_picture_that_is_too_large_is_left_to_pillow(monkeypatch):
 
 
 def test_without_the_libraries_pillow_decodes(monkeypatch):
-    monkeypatch.setattr(fast_decode, "_simplejpeg", lambda: None)
-    monkeypatch.setattr(fast_decode, "_cv2", lambda: None)
+    monkeypatch.setattr(fast_decode, "_installed", lambda *names, least: None)
+    fast_decode._simplejpeg.cache_clear()
+    fast_decode._cv2.cache_clear()
     for form in ("JPEG", "PNG"):
         data = made.encoded(picture(20, 30), form)
         assert fast_decode.decode(data, form.lower(), 3, 600) is None
@@ -191,6 +192,8 @@ def test_without_the_libraries_pillow_decodes(monkeypatch):
             d.decode(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
         )
     assert {name.split()[0] for name in fast_decode.in_use().values()} == {"pillow"}
+    fast_decode._simplejpeg.cache_clear()
+    fast_decode._cv2.cache_clear()
 
 
 def test_another_libjpeg_under_pillow_is_not_mixed_with_turbo(monkeypatch):

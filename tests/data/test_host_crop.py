@@ -87,11 +87,11 @@ def task_of(data, changes):
     return build.from_data(config, found, mesh, 6, 0), found
 
 
-@pytest.mark.parametrize("cached", ["", "raw"])
+@pytest.mark.parametrize("cached", ["", "raw", "jpeg"])
 def test_training_sees_the_hosts_crops(tmp_path, monkeypatch, cached):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     changes = {"data.load_size": (24, 24), "data.cache": cached}
-    task, found = task_of(tiny.archive(tmp_path, size=24), changes)
+    task, found = task_of(tiny.archive(tmp_path, size=40), changes)
     made = feeds.train_feed(task, found)
     assert isinstance(made, feed.StreamFeed)  # though 'auto' would keep so small a set
     batch = np.asarray(images(made, 0))

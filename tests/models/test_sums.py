@@ -36,3 +36,10 @@ def test_gradients_of_a_bias():
     dy, dbias = jax.grad(lambda y, b: (sums.add_bias(y, b) * weights).sum(), (0, 1))(y, bias)
     np.testing.assert_array_equal(dy, weights)
     np.testing.assert_array_equal(dbias, [84.0, 92.0, 100.0])  # 0 + 3 + ... + 21, and so on
+
+
+def test_a_bias_of_16_bits_is_summed_in_float32():
+    # 512 ones: added up in bfloat16, whose whole numbers end at 256, they would be fewer.
+    y = jnp.ones((2, 16, 16, 1), jnp.bfloat16)
+    slope = jax.grad(lambda b: sums.add_bias(y, b).sum().astype(jnp.float32))
+    assert float(slope(jnp.zeros((1,), jnp.bfloat16))[0]) == 512

@@ -1,11 +1,13 @@
-"""Convolution of few channels as one matrix product with the pictures' patches; for CPU.
+"""Convolution of few channels as one matrix product with the pictures' windows; for CPU.
 
-XLA:CPU's convolutions, above all their kernel's gradient, are slow where a window holds few values.
+XLA:CPU's convolutions, above all their kernel's gradient, are slow where a window holds few values:
+the default CNN's step of 32 pictures took 14.8 ms with them and 12.4 like this (2 Zen 4 cores).
 Which form is taken, the platform decides that a program is lowered for. Nothing else belongs here,
 and only `layers` uses it.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,15 @@ Pads = tuple[tuple[int, int], tuple[int, int]]
 
 # Values in a window: those of a 3x3 one of 3 channels, and little more.
 MOST = 32
+# Of all windows, which are kept for the gradient: 256 MiB of float32.
+LARGEST = 2**26
+
+
+def fits(x: jax.Array, kernel: jax.Array) -> bool:
+    """Returns whether the windows are small and not too many; one pixel is a product already."""
+    values = math.prod(kernel.shape[:3])
+    pixels = math.prod(x.shape[:3])
+    return math.prod(kernel.shape[:2]) > 1 and values <= MOST and pixels * values <= LARGEST
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -50,8 +61,8 @@ def _backward(
     pads: Pads, saved: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     def by_product(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> jax.Array:
-        # The same patches as on the way forward, so XLA makes them once.
-        rows, steps = _patches(x, kernel, pads), dy.reshape(-1, dy.shape[-1])
+        # The same windows as on the way forward, so XLA makes them once.
+        rows, steps = _windows(x, kernel, pads), dy.reshape(-1, dy.shape[-1])
         product = lax.dot_general(rows, steps, (((0,), (0,)), ((), ())))
         return product.reshape(kernel.shape)
 
@@ -72,11 +83,11 @@ def _plain(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
 
 
 def _by_product(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
-    product = _patches(x, kernel, pads) @ kernel.reshape(-1, kernel.shape[-1])
+    product = _windows(x, kernel, pads) @ kernel.reshape(-1, kernel.shape[-1])
     return product.reshape(x.shape[0], *_size(x, kernel, pads), -1)
 
 
-def _patches(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+def _windows(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
     """Returns the window under each pixel of the result, float[pixels, m * n * in]."""
     (m, n), (rows, columns) = kernel.shape[:2], _size(x, kernel, pads)
 
@@ -84,8 +95,8 @@ def _patches(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
     def cut(x: jax.Array) -> jax.Array:
         wide = jnp.pad(x, ((0, 0), *pads, (0, 0)))
         lines = jnp.concatenate([wide[:, :, j : j + columns] for j in range(n)], axis=-1)
-        windows = jnp.concatenate([lines[:, i : i + rows] for i in range(m)], axis=-1)
-        return windows.reshape(-1, windows.shape[-1])
+        cells = jnp.concatenate([lines[:, i : i + rows] for i in range(m)], axis=-1)
+        return cells.reshape(-1, cells.shape[-1])
 
     return cut(x)
 
