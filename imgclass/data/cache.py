@@ -58,12 +58,12 @@ _UNUSED = ("mean", "std", "max_pixels", "image_size")  # of Preprocess: they cha
 class CachedSplit(Split):
     """The examples of another split, their pictures from a file that `cached` has written."""
 
-    def __init__(self, split: Split, path: pathlib.Path):
-        """Opens the file.
+    def __init__(self, split: Split, path: pathlib.Path, shape: tuple[int, int, int]):
+        """Opens a file of pictures of a shape.
 
         Raises:
           OSError: it is not there, or cannot be read.
-          ValueError: it is not whole.
+          ValueError: it is not whole, or not of that shape.
         """
         self.name, self.path, self._split = split.name, path, split
         self._file = os.open(path, os.O_RDONLY)
@@ -71,13 +71,14 @@ class CachedSplit(Split):
         end = os.fstat(self._file).st_size - _FOOTER.size
         if end < 0:
             raise ValueError(f"{path} is too short")
-        magic, n, *shape, at, crc = _FOOTER.unpack(os.pread(self._file, _FOOTER.size, end))
-        if magic != _MAGIC or n != len(split) or end - at != 8 * (n + 1) + 4 * n:
+        magic, n, *stored, at, crc = _FOOTER.unpack(os.pread(self._file, _FOOTER.size, end))
+        index_bytes = 8 * (len(split) + 1) + 4 * len(split)
+        if (magic, n, tuple(stored), end - at) != (_MAGIC, len(split), shape, index_bytes):
             raise ValueError(f"{path} is not whole")
         index = os.pread(self._file, end - at, at)
         if zlib.crc32(index) != crc:
             raise ValueError(f"{path}: its index is damaged")
-        self.shape = tuple(shape)
+        self.shape = shape
         self._starts = np.frombuffer(index, "<i8", n + 1)
         self._checksums = np.frombuffer(index, "<u4", n, 8 * (n + 1))
         self.bytes = end + _FOOTER.size
@@ -147,13 +148,14 @@ def cached(
     Raises:
       UserError: a picture is damaged, the file cannot be written, or there is no room for it.
     """
+    shape = (*size, prepare.channels)
     path = cache_folder() / "pictures" / f"{_key(split, prepare, size, kind)}.{kind}"
     try:
-        if (found := _opened(split, path)) is None:
+        if (found := _opened(split, path, shape)) is None:
             with _alone(path) as file:
-                if (found := _opened(split, path)) is None:  # else another process wrote it
+                if (found := _opened(split, path, shape)) is None:  # else another process wrote it
                     _fill(file, path, split, prepare, size, kind, threads)
-                    found = CachedSplit(split, path)
+                    found = CachedSplit(split, path, shape)
     except OSError as error:
         raise UserError(
             f"{path}: the cache cannot be used ({error.strerror or error}). Make room, set "
@@ -164,25 +166,24 @@ def cached(
 
 def _key(split: Split, prepare: Preprocess, size: tuple[int, int], kind: str) -> str:
     how = {k: v for k, v in dataclasses.asdict(prepare).items() if k not in _UNUSED}
-    about = [split.fingerprint, len(split), kind, QUALITY, size, how, PIL.__version__]
-    if split.fingerprint_kind != "content":  # then a look at some of the pictures
-        about.append(_sampled(split))
+    # A fingerprint may be of sizes alone, or of a file in which an example has several pictures.
+    about = [split.fingerprint, _sampled(split), kind, QUALITY, size, how, PIL.__version__]
     return hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _sampled(split: Split) -> str:
-    """Returns a digest of 64 examples, evenly spread."""
+    """Returns a digest of up to 64 pictures, evenly spread, as they are stored."""
     digest = hashlib.blake2b(digest_size=16)
-    for record in split.read(np.linspace(0, len(split) - 1, 64).astype(np.int64)):
+    for record in split.read(np.unique(np.linspace(0, len(split) - 1, 64).astype(np.int64))):
         image = record.image
         digest.update(image if isinstance(image, bytes) else np.ascontiguousarray(image).data)
     return digest.hexdigest()
 
 
-def _opened(split: Split, path: pathlib.Path) -> CachedSplit | None:
+def _opened(split: Split, path: pathlib.Path, shape: tuple[int, int, int]) -> CachedSplit | None:
     with contextlib.suppress(FileNotFoundError):
         try:
-            return CachedSplit(split, path)
+            return CachedSplit(split, path, shape)
         except ValueError as error:
             logger.warning("%s; it is made anew", error)
     return None

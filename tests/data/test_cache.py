@@ -71,7 +71,7 @@ def test_batches_from_a_raw_cache_are_those_without(tmp_path, make, channels):
 def test_only_the_first_use_decodes(tmp_path, monkeypatch, kind):
     split = a_split(tmp_path)
     first = feed.load_all(*cache.cached(split, PREPARE, SIZE, kind), SIZE)
-    monkeypatch.setattr(split, "read", None)
+    monkeypatch.setattr(cache, "_fill", None)
     second = feed.load_all(*cache.cached(split, PREPARE, SIZE, kind), SIZE)
     np.testing.assert_array_equal(first, second)
 
@@ -180,7 +180,7 @@ def test_a_bad_picture_is_named_and_leaves_no_cache(tmp_path, home):
 
 def test_no_room_is_said_before_anything_is_decoded(tmp_path, home, monkeypatch):
     split = a_split(tmp_path)
-    monkeypatch.setattr(split, "read", None)
+    monkeypatch.setattr(feed, "load_examples", None)
     with pytest.raises(UserError, match=r"bytes are needed.*XDG_CACHE_HOME.*data\.cache=''"):
         cache.cached(split, PREPARE, (10**6, 10**7), "raw")
     assert list(home.iterdir()) == []
@@ -256,7 +256,8 @@ def test_two_processes_at_once_write_one_file(tmp_path, home):
     tiny.folder(tmp_path, "train", 5)
     processes = [fill(tmp_path, "slow") for _ in range(3)]
     outputs = [process.communicate(timeout=60)[0].split() for process in processes]
-    assert sum(output.count("reading") for output in outputs) == 5  # by one of them, or in turn
+    # Five parts by one of them, or in turn; and each looks at some pictures, to name the file.
+    assert sum(output.count("reading") for output in outputs) == 5 + 3
     assert len({output[-1] for output in outputs}) == 1
     assert [path.suffix for path in home.iterdir()] == [".raw"]
 
@@ -294,3 +295,30 @@ def test_memory_does_not_grow_with_the_cache(tmp_path):
     )  # fmt: skip
     assert (small_size // 2**20, large_size // 2**20) == (37, 187)
     assert large - small < 20, f"peak {small:.0f} MiB for 200 pictures, {large:.0f} for 1,000"
+
+
+def test_other_pictures_under_the_same_fingerprint_have_a_file_of_their_own(tmp_path, home):
+    # As two picture features of one tfds set have.
+    splits = [a_split(tmp_path / name) for name in ("left", "right")]
+    Image.new("RGB", (30, 30), "red").save(tmp_path / "right/train/class1/tall.jpg")
+    for split in splits:
+        split.__dict__["fingerprint"] = "the same"
+        expected = feed.load_all(split, PREPARE, SIZE)
+        got = feed.load_all(*cache.cached(split, PREPARE, SIZE, "raw"), SIZE)
+        np.testing.assert_array_equal(got, expected)
+    assert len(list(home.iterdir())) == 2
+
+
+def test_any_bit_of_the_footer_counts(tmp_path, home):
+    split = a_split(tmp_path)
+    expected = feed.load_all(*cache.cached(split, PREPARE, SIZE, "raw"), SIZE)
+    (path,) = home.iterdir()
+    whole = path.read_bytes()
+    for place in range(1, cache._FOOTER.size + 1):
+        spoiled = bytearray(whole)
+        spoiled[-place] ^= 4
+        path.write_bytes(spoiled)
+        np.testing.assert_array_equal(
+            feed.load_all(*cache.cached(split, PREPARE, SIZE, "raw"), SIZE), expected
+        )
+        assert path.read_bytes() == whole
