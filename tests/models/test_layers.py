@@ -331,3 +331,24 @@ def test_activations_by_hand():
 def test_an_unknown_activation_is_answered_with_the_nearest():
     with pytest.raises(UsageError, match=r"model.activation='rleu'.*did you mean 'relu'"):
         layers.activation("rleu")
+
+
+def test_a_max_pool_before_bias_and_relu_gives_what_one_after_them_does():
+    x = jax.random.normal(jax.random.key(0), (2, 9, 9, 5))
+    layer = layers.Conv(4, 3)
+    variables = layer.init(jax.random.key(1), x)
+    variables["params"]["bias"] = jnp.asarray([-1.0, 0.0, 0.5, 2.0])
+
+    def pool(y):
+        return layers.max_pool(y, 2)
+
+    def before(variables):
+        return jax.nn.relu(layer.apply(variables, x, pool))
+
+    def after(variables):
+        return pool(jax.nn.relu(layer.apply(variables, x)))
+
+    np.testing.assert_array_equal(before(variables), after(variables))
+    weights = jax.random.normal(jax.random.key(2), (2, 3, 3, 4))
+    slopes = [jax.grad(lambda v, f=f: (f(v) * weights).sum())(variables) for f in (before, after)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), *slopes)
