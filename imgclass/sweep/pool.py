@@ -165,6 +165,7 @@ def _start(job: Job, slot: int, jobs: int) -> _Child:
     """
     everything = os.sched_getaffinity(0)
     with job.log.open("ab") as log:
+        offset = log.tell()  # before the child, which moves it too
         os.sched_setaffinity(0, share(sorted(everything), slot, jobs))  # a child inherits it
         try:
             child = subprocess.Popen(
@@ -177,7 +178,7 @@ def _start(job: Job, slot: int, jobs: int) -> _Child:
             )
         finally:
             os.sched_setaffinity(0, everything)
-        return _Child(job, child, log.tell())
+        return _Child(job, child, offset)
 
 
 def share(cores: Sequence[int], slot: int, jobs: int) -> set[int]:

@@ -51,6 +51,21 @@ def test_all_run_and_what_failed_says_why(tmp_path, monkeypatch):
     assert sorted(declared.starts(stub)) == ["a", "b", "c", "d"]
 
 
+def test_what_a_process_says_at_once_is_not_missed(tmp_path, monkeypatch):
+    declared.stub(tmp_path, monkeypatch, a={"statuses": [1]})
+    start = pool.subprocess.Popen
+
+    def slow(*words, **settings):  # the sweep comes to itself when the child has ended
+        child = start(*words, **settings)
+        child.wait()
+        return child
+
+    monkeypatch.setattr(pool.subprocess, "Popen", slow)
+    source = Listed(tmp_path, "a")
+    pool.run(source, 1)
+    assert source.reasons == {"a": "status 1: no such luck"}
+
+
 def test_jobs_run_side_by_side_each_with_its_share_of_the_cores(tmp_path, monkeypatch):
     stub = declared.stub(tmp_path, monkeypatch, a={"seconds": 0.6}, b={"seconds": 0.6})
     before = os.sched_getaffinity(0)
