@@ -12,19 +12,17 @@ and GFLOP/s: two for each multiply-add that `imgclass.models.count` finds, over 
 
 import argparse
 import json
-import statistics
 import sys
-import time
 
 import numpy as np
 
 from benchmarks import machine, rounds
+from benchmarks.peers import timed
 from imgclass import build, config, parallel, process
 from imgclass.data.preprocess import Preprocess
 from imgclass.models import count
 from imgclass.state import eval_variables
 
-SECONDS = 1.5
 # Ours -> side in pixels, classes, the peers' name.
 MODELS = {
     "cnn": (64, 10, "cnn"),
@@ -95,7 +93,7 @@ def _task(name: str) -> build.Task:
     return build.make(config.resolve(made), names, Preprocess((side, side)), mesh, 1, 0)
 
 
-def milliseconds(name: str, batch: int, seconds: float = SECONDS) -> float:
+def milliseconds(name: str, batch: int) -> float:
     """Returns the median time of a call of ours."""
     task = _task(name)
     variables = eval_variables(task.initial_state())
@@ -107,15 +105,7 @@ def milliseconds(name: str, batch: int, seconds: float = SECONDS) -> float:
         "index": np.zeros(batch, np.int32),
         "mask": np.zeros(batch, bool),
     }
-    times: list[float] = []
-    for _ in range(3):
-        np.asarray(eval_step(variables, rows)[1])
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times) < 5:
-        began = time.perf_counter()
-        np.asarray(eval_step(variables, rows)[1])
-        times.append(time.perf_counter() - began)
-    return 1000 * statistics.median(times)
+    return timed.milliseconds(lambda: np.asarray(eval_step(variables, rows)[1]))
 
 
 if __name__ == "__main__":

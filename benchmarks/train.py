@@ -40,8 +40,7 @@ class Case:
       windows: how many rates; the first is not counted.
       untaken: gradients that are not taken, in multiply-adds a picture: by the picture of the first
         convolution, and of airbench's by its kernel.
-      torch: whether the PyTorch peer has this model.
-      keras: whether the Keras peer does.
+      keras: whether the Keras peer has this model; PyTorch has all.
     """
 
     experiment: tuple[str, str]
@@ -50,7 +49,6 @@ class Case:
     window: int
     windows: int
     untaken: int
-    torch: bool = True
     keras: bool = False
 
 
@@ -112,7 +110,7 @@ def programs(name: str, args: argparse.Namespace) -> dict[str, list[str]]:
     case = CASES[name]
     found = {"imgclass": [sys.executable, "-m", "benchmarks.train", f"--one={name}"]}
     sizes = [str(case.batch), str(case.window), str(case.windows)]
-    if args.torch_python and case.torch:
+    if args.torch_python:
         program = "benchmarks/peers/train_torch.py"
         found["torch"] = [args.torch_python, program, name.partition("_")[0], *sizes]
     if args.tf_python and case.keras:

@@ -168,11 +168,12 @@ def _train(
             scorer.report(folder, *scoring.best(task, saved, at, state))
         return state
 
-    watch.rest()
-    for turn in (lead, True):  # process 0 alone fills data.cache: if it fails, all know at once
-        with parallel.together():
-            if turn:
-                feeds.training_pictures(task, data)
+    if config.data.cache:
+        watch.rest()  # filling it may take longer than a stall
+        for turn in (lead, True):  # process 0 alone fills it: if it fails, all know at once
+            with parallel.together():
+                if turn:
+                    feeds.training_pictures(task, data)
     with parallel.together():
         log = runlog.RunLog(folder, config, plan, lead, resumed_step, at.pending)
     watch.mark("loading the training data")

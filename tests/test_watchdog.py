@@ -163,8 +163,13 @@ def test_asked_to_stop_while_it_hangs_it_stops_in_bounded_time(tmp_path, where, 
 
 
 def test_work_of_any_length_is_not_watched(monkeypatch):
-    monkeypatch.setattr(watchdog, "leave", lambda *_, **__: os._exit(1))
+    left = []
+    monkeypatch.setattr(watchdog, "leave", lambda line, *_, **__: left.append(line))
     with watchdog.Watchdog(0.1) as watch:
         watch.mark("before")
         watch.rest()
         time.sleep(0.4)
+        assert left == []
+        watch.mark("after")
+        time.sleep(0.4)
+    assert "after" in left[0]

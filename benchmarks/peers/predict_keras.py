@@ -10,9 +10,7 @@ the calls in some seconds.
 
 import json
 import os
-import statistics
 import sys
-import time
 from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -21,8 +19,7 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 import keras
 import numpy as np
 import tensorflow as tf
-
-SECONDS = 1.5
+from timed import milliseconds
 
 
 def _model(name: str) -> keras.Model:
@@ -62,14 +59,7 @@ def main(name: str, batch: int, mode: str) -> None:
         def call() -> np.ndarray:
             return run(tf.constant(images)).numpy()
 
-    for _ in range(3):
-        call()
-    times, end = [], time.perf_counter() + SECONDS
-    while time.perf_counter() < end or len(times) < 5:
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    print(json.dumps({"milliseconds": 1000 * statistics.median(times)}))
+    print(json.dumps({"milliseconds": milliseconds(call)}))
 
 
 if __name__ == "__main__":

@@ -10,16 +10,14 @@ are random. A call takes uint8 pictures from NumPy and gives probabilities to Nu
 import contextlib
 import json
 import os
-import statistics
 import sys
-import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
 import torchvision
+from timed import milliseconds
 
-SECONDS = 1.5
 CORES = len(os.sched_getaffinity(0))
 
 
@@ -81,14 +79,7 @@ def main(name: str, batch: int, mode: str) -> None:
             def call() -> np.ndarray:
                 return run(torch.from_numpy(images)).numpy()
 
-        for _ in range(3):
-            call()
-        times, end = [], time.perf_counter() + SECONDS
-        while time.perf_counter() < end or len(times) < 5:
-            began = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - began)
-    print(json.dumps({"milliseconds": 1000 * statistics.median(times)}))
+        print(json.dumps({"milliseconds": milliseconds(call)}))
 
 
 if __name__ == "__main__":
