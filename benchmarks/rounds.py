@@ -13,8 +13,9 @@ from typing import Any
 # glibc's names for what `imgclass.process` sets: buffers are kept, not given back each step.
 MALLOC = {
     "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+    "MALLOC_TRIM_THRESHOLD_": str(2**62),
     "MALLOC_TOP_PAD_": str(64 * 2**20),
+    "MALLOC_ARENA_MAX": "1",
 }
 
 

@@ -1,7 +1,10 @@
 """Settings of the whole process that make work faster; `main.py` and `imgclass` apply them.
 
 Malloc: XLA:CPU takes and frees its temporary buffers each step. glibc by default maps and unmaps
-them, and the kernel clears every page anew, which took half of the default CNN's step. The price
+them, and the kernel clears every page anew, which took half of the default CNN's step. So nothing
+is mapped, nothing given back, and all threads have one arena: those of the others are 64 MiB each,
+and what does not fit is mapped whatever the settings. (With several arenas, and giving back what
+passes 2 GiB, the kernel cleared 2.5 GB in each step of airbench94 and took 3 of its 9 s.) The price
 is that memory once used stays with the process.
 
 XLA: jaxlib's YNNPACK fusions make the gradients of convolutions' kernels 2 to 6 times as slow
@@ -23,8 +26,8 @@ import sys
 from importlib import metadata
 
 # From glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
-_LARGE = 2**31 - 1
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+_NEVER = -1
 _GROW = 64 * 2**20  # bytes asked of the kernel at a time
 
 _WORTH_KEEPING = 0.1  # seconds of compiling
@@ -74,5 +77,10 @@ def _keep_buffers() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # not glibc
         return False
-    wanted = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _LARGE), (_M_TOP_PAD, _GROW))
+    wanted = (
+        (_M_MMAP_MAX, 0),
+        (_M_TRIM_THRESHOLD, _NEVER),
+        (_M_TOP_PAD, _GROW),
+        (_M_ARENA_MAX, 1),
+    )
     return all(mallopt(option, value) == 1 for option, value in wanted)
