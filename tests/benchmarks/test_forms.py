@@ -4,8 +4,17 @@ import numpy as np
 import pytest
 
 from benchmarks import forms
+from imgclass import process
+from imgclass.models import cpu_conv
 
 SLOWER = 0.8  # a clear margin; docs/performance.md has the ratios of idle cores
+
+
+@pytest.fixture(autouse=True)
+def with_onednn(monkeypatch):
+    monkeypatch.setattr(process, "onednn", process.find_onednn()[0])
+    yield
+    cpu_conv.leave()
 
 
 @pytest.mark.parametrize("name", forms.PAIRS)

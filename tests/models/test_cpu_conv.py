@@ -1,0 +1,295 @@
+"""oneDNN's convolutions inside JAX's programs: values, derivatives, and where they are not used."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from imgclass import process
+from imgclass.models import cpu_conv, layers, onednn
+from tests import tiny
+
+LIBRARY, _ = process.find_onednn()
+pytestmark = pytest.mark.skipif(not LIBRARY, reason="the extra `fast` is not installed")
+
+
+@pytest.fixture(autouse=True)
+def in_use(monkeypatch):
+    monkeypatch.setattr(process, "onednn", LIBRARY)
+    monkeypatch.setattr(cpu_conv, "LEAST", 1)
+    cpu_conv.use()
+    yield
+    cpu_conv.leave()
+
+
+def calls(function, *args):
+    """How many convolutions of a program go to oneDNN, and how many to XLA."""
+    text = jax.jit(function).lower(*args).as_text()
+    return text.count(f"@{onednn.TARGET}("), text.count("stablehlo.convolution")
+
+
+def value_and_pulls(conv, x, kernel, dy):
+    y, pull = jax.vjp(conv, x, kernel)
+    return (y, *pull(dy))
+
+
+def in_float64(function, *args):
+    with jax.enable_x64(True):  # which oneDNN has no form of
+        return jax.tree.map(np.asarray, jax.jit(function)(*(np.float64(a) for a in args)))
+
+
+def close(got, wanted, tolerance=2e-6):
+    """To a part of the largest value: rounding is of the sums, not of what they cancel to."""
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        assert a.shape == b.shape
+        error = np.abs(np.asarray(a, np.float64) - b).max() / np.abs(b).max()
+        assert error < tolerance, error
+
+
+def loops(x, kernel, stride, pad, dilation, groups):
+    """A convolution in float64, one output at a time: Goodfellow et al. (2016), eq. 9.6."""
+    x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    m, n, each, out = kernel.shape
+    rows = (x.shape[1] - (m - 1) * dilation - 1) // stride + 1
+    columns = (x.shape[2] - (n - 1) * dilation - 1) // stride + 1
+    y = np.zeros((x.shape[0], rows, columns, out))
+    for i in range(rows):
+        for j in range(columns):
+            down = slice(i * stride, i * stride + (m - 1) * dilation + 1, dilation)
+            right = slice(j * stride, j * stride + (n - 1) * dilation + 1, dilation)
+            for o in range(out):
+                group = o // (out // groups)
+                seen = x[:, down, right, group * each : (group + 1) * each]
+                y[:, i, j, o] = (seen * kernel[..., o]).sum(axis=(1, 2, 3))
+    return y
+
+
+# Height, width, kernel, stride, pad, dilation, groups, channels in and out; then how many of value
+# and two gradients oneDNN makes.
+SHAPES = [
+    ((9, 8, 3, 1, 1, 1, 1, 16, 32), 3),
+    ((9, 8, 3, 2, 1, 1, 1, 16, 32), 3),
+    ((10, 9, 3, 2, 0, 1, 1, 16, 8), 3),
+    ((8, 8, 1, 1, 0, 1, 1, 16, 32), 3),
+    ((8, 7, 1, 2, 0, 1, 1, 16, 32), 3),
+    ((11, 9, 3, 1, 2, 2, 1, 16, 16), 3),
+    ((11, 12, 3, 3, 2, 2, 1, 8, 16), 3),
+    ((9, 8, 3, 1, 1, 1, 4, 32, 32), 3),
+    ((12, 12, 3, 2, 1, 1, 4, 32, 64), 2),  # the gradient by x of strided groups is XLA's
+    ((13, 11, 5, 3, 2, 1, 1, 3, 8), 3),
+    ((14, 14, 7, 2, 3, 1, 1, 3, 64), 3),
+    ((8, 8, 2, 1, 0, 1, 1, 3, 24), 3),
+    ((4, 4, 4, 1, 0, 1, 1, 16, 16), None),  # one pixel comes out: any split, so it is right
+    ((4, 4, 3, 1, 3, 1, 1, 16, 16), None),  # more padding than the window reaches back
+    ((5, 5, 1, 1, 2, 1, 1, 16, 16), None),
+]
+
+
+@pytest.mark.parametrize(("shape", "made"), SHAPES)
+def test_values_and_gradients_equal_float64(shape, made):
+    height, width, side, stride, pad, dilation, groups, inside, out = shape
+    random = np.random.default_rng(0)
+    x = random.normal(size=(3, height, width, inside)).astype(np.float32)
+    kernel = random.normal(size=(side, side, inside // groups, out)).astype(np.float32)
+
+    def conv(x, kernel):
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            [(pad, pad)] * 2,
+            rhs_dilation=(dilation, dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+
+    y = loops(np.float64(x), np.float64(kernel), stride, pad, dilation, groups)
+    close(jax.jit(conv)(x, kernel), y)
+    dy = random.normal(size=y.shape).astype(np.float32)
+
+    def all_three(x, kernel, dy):
+        return value_and_pulls(conv, x, kernel, dy)
+
+    if made is not None:
+        assert calls(all_three, x, kernel, dy) == (made, 3 - made)
+    got = jax.jit(all_three)(x, kernel, dy)
+    close(got, in_float64(all_three, x, kernel, dy))
+    # And with no derivative of JAX's in it: y is linear in each, so <dy, y(x', k)> = <dx, x'>.
+    other = random.normal(size=x.shape), random.normal(size=kernel.shape)
+    first = (dy * loops(other[0], np.float64(kernel), stride, pad, dilation, groups)).sum()
+    second = (dy * loops(np.float64(x), other[1], stride, pad, dilation, groups)).sum()
+    size = np.sqrt(y.size * kernel[..., 0].size)
+    assert abs((np.float64(got[1]) * other[0]).sum() - first) < 1e-5 * size
+    assert abs((np.float64(got[2]) * other[1]).sum() - second) < 1e-5 * size
+
+
+@pytest.mark.parametrize(
+    ("layout", "x_shape", "kernel_shape"),
+    [
+        (("NCHW", "OIHW", "NCHW"), (2, 16, 7, 6), (8, 16, 3, 3)),
+        (("NHWC", "OIHW", "NCHW"), (2, 7, 6, 16), (8, 16, 3, 3)),
+        (("NWC", "WIO", "NWC"), (2, 30, 8), (5, 8, 16)),
+        (("NDHWC", "DHWIO", "NDHWC"), (2, 4, 5, 6, 8), (3, 2, 3, 8, 16)),
+    ],
+)
+def test_other_layouts_and_ranks(layout, x_shape, kernel_shape):
+    random = np.random.default_rng(0)
+    x, kernel = random.normal(size=x_shape), random.normal(size=kernel_shape)
+
+    def all_three(x, kernel):
+        def conv(x, kernel):
+            ones = (1,) * (x.ndim - 2)
+            return lax.conv_general_dilated(x, kernel, ones, "SAME", dimension_numbers=layout)
+
+        return value_and_pulls(conv, x, kernel, jnp.sin(conv(x, kernel)))
+
+    got = jax.jit(all_three)(np.float32(x), np.float32(kernel))
+    close(got, in_float64(all_three, x, kernel), 2e-5)
+
+
+def test_derivatives_of_every_kind():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(2, 8, 8, 16)).astype(np.float32)
+    kernel = random.normal(size=(3, 3, 16, 16)).astype(np.float32)
+
+    def energy(x, kernel):
+        return jnp.sin(layers.conv(x, kernel, 2, 1)).sum()
+
+    def forward(x, kernel):
+        return jax.jvp(lambda x, k: layers.conv(x, k, 2, 1), (x, kernel), (x * 2, kernel * 3))
+
+    def second(x, kernel):  # forward over reverse, both ways
+        slope = jax.grad(energy, (0, 1))
+        return jax.jvp(slope, (x, kernel), (jnp.cos(x), jnp.cos(kernel)))
+
+    def by_row(x, kernel):  # as for per-example gradients
+        return jax.vmap(jax.grad(energy, 1), (0, None))(x[:, None], kernel)
+
+    def by_net(x, kernel):  # as for an ensemble
+        return jax.vmap(lambda k: layers.conv(x, k, 1, 1))(jnp.stack([kernel, kernel * 2]))
+
+    for function in (forward, second, by_row, by_net):
+        assert calls(function, x, kernel)[0] > 0, function
+        close(jax.jit(function)(x, kernel), in_float64(function, x, kernel), 1e-5)
+
+
+def test_bfloat16_is_rounded_once():
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.normal(size=(2, 8, 8, 32)), jnp.bfloat16)
+    kernel = jnp.asarray(random.normal(size=(3, 3, 32, 32)), jnp.bfloat16)
+    got = jax.jit(lambda x, k: layers.conv(x, k, 1, 1))(x, kernel)
+    assert got.dtype == jnp.bfloat16
+    wanted = loops(np.float64(x), np.float64(kernel), 1, 1, 1, 1)
+    np.testing.assert_allclose(np.float64(got), wanted, rtol=2**-8, atol=1e-4)
+
+
+def test_who_makes_it(monkeypatch):
+    def conv(x, kernel):
+        return layers.conv(x, kernel, 1, 1)
+
+    x, kernel = jnp.ones((8, 8, 8, 16)), jnp.ones((3, 3, 16, 16))
+    assert calls(conv, x, kernel) == (1, 0)
+    with jax.enable_x64(True):
+        wide = np.ones(x.shape), np.ones(kernel.shape)
+        assert calls(conv, *wide) == (0, 1)
+    exported = jax.export.export(jax.jit(conv), platforms=("cpu",))(x, kernel)
+    assert onednn.TARGET not in exported.mlir_module()
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    rows = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+    assert calls(conv, rows, kernel) == (0, 1)
+    monkeypatch.setattr(process, "onednn", "")
+    cpu_conv.leave()
+    assert calls(lambda x, kernel: conv(x, kernel), x, kernel) == (0, 1)
+
+
+def test_small_ones_are_left_to_xla(monkeypatch):
+    monkeypatch.setattr(cpu_conv, "LEAST", 1000)
+    # A window of 3 * 3 * 16 values, at 4 * 4 places, for 1 picture: 2,304 products a filter.
+    for filters, made in ((1, 1), (0.25, 0)):
+        x = jnp.ones((1, 6, 6, int(16 * filters)))
+        kernel = jnp.ones((3, 3, int(16 * filters), 1))
+        assert calls(layers.conv, x, kernel) == (made, 1 - made)
+
+
+def test_threads_may_run_one_program_at_once():
+    random = np.random.default_rng(0)
+    kernel = random.normal(size=(3, 3, 32, 32)).astype(np.float32)
+    pictures = random.normal(size=(4, 16, 16, 16, 32)).astype(np.float32)
+    program = jax.jit(lambda x: layers.conv(x, kernel, 1, 1)).lower(pictures[0]).compile()
+    wanted = [np.asarray(program(x)) for x in pictures]
+    wrong = []
+
+    def repeat(number):
+        for _ in range(50):
+            if not np.array_equal(program(pictures[number]), wanted[number]):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=repeat, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_what_cannot_be_loaded_is_said_once_and_done_without(tmp_path, monkeypatch, caplog):
+    (tmp_path / "libdnnl.so.3").write_bytes(b"no library")
+    monkeypatch.setattr(process, "onednn", str(tmp_path / "libdnnl.so.3"))
+    monkeypatch.setattr(onednn, "_library", None)
+    x, kernel = jnp.ones((8, 8, 8, 16)), jnp.ones((3, 3, 16, 16))
+    with caplog.at_level(logging.WARNING):
+        for stride in (1, 2):
+            assert calls(lambda x, k, s=stride: layers.conv(x, k, s), x, kernel) == (0, 1)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "oneDNN is not used" in line
+    assert "libdnnl.so.3" in line
+
+
+PROGRAM = """
+import sys
+from imgclass import process
+process.tune()
+import jax, jax.numpy as jnp
+from imgclass.models import layers, onednn
+x, kernel = jnp.ones((64, 32, 32, 64)), jnp.full((3, 3, 64, 64), 1e-3)
+step = jax.jit(lambda x: layers.conv(x, kernel, 1, 1))
+assert onednn.TARGET in step.lower(x).as_text()
+{then}
+"""
+
+
+def start(then):
+    env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "IMGCLASS_TUNE")}
+    return subprocess.Popen(
+        [sys.executable, "-u", "-c", PROGRAM.format(then=then)],
+        cwd=tiny.ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_program_may_end_while_it_is_worked_out():
+    running = start("for _ in range(100): x = step(x)")
+    out, err = running.communicate(timeout=100)
+    assert (running.returncode, out, err) == (0, "", "")
+
+
+@pytest.mark.parametrize("wait", ["x = step(x)", "x = step(x).block_until_ready()"])
+def test_ctrl_c_is_not_lost(wait):
+    running = start(f"print('ready')\ntry:\n    while True: {wait}\nexcept KeyboardInterrupt: pass")
+    assert running.stdout is not None
+    assert running.stdout.readline() == "ready\n"
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert (running.returncode, out, err) == (0, "", "")
