@@ -132,6 +132,8 @@ def planned(left: Any, right: Any, out: Any, params: Mapping[str, Any]) -> Convo
     )
     if min(before) < 0 or math.prod(y.shape) * math.prod(kernel.shape[1:]) < LEAST:
         return None
+    if what != onednn.KERNEL and math.prod(kernel.shape[2:]) == 1:
+        return None  # a product of matrices, which XLA makes faster; not so its kernel's gradient
     shapes = x.shape, kernel.shape, y.shape, x.strides, kernel.strides, y.strides
     window = tuple(stride), tuple(dilation), before, after
     return Convolution(what, str(left.dtype), groups, *shapes, *window)
