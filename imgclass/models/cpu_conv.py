@@ -48,6 +48,7 @@ def leave() -> None:
 
 def _without(reason: object) -> None:
     process.onednn = ""
+    process.applied[:] = [line for line in process.applied if not line.startswith("oneDNN")]
     logging.getLogger(__name__).warning("oneDNN is not used for convolutions: %s", reason)
 
 
@@ -132,11 +133,12 @@ def planned(left: Any, right: Any, out: Any, params: Mapping[str, Any]) -> Convo
     )
     if min(before) < 0 or math.prod(y.shape) * math.prod(kernel.shape[1:]) < LEAST:
         return None
-    if what != onednn.KERNEL and math.prod(kernel.shape[2:]) == 1:
+    if what != onednn.KERNEL and groups == math.prod(kernel.shape[2:]) == 1:
         return None  # a product of matrices, which XLA makes faster; not so its kernel's gradient
     shapes = x.shape, kernel.shape, y.shape, x.strides, kernel.strides, y.strides
-    window = tuple(stride), tuple(dilation), before, after
-    return Convolution(what, str(left.dtype), groups, *shapes, *window)
+    # As plain integers: JAX passes on what it was given, NumPy's among them.
+    numbers = [tuple(map(int, each)) for each in (*shapes, stride, dilation, before, after)]
+    return Convolution(what, str(left.dtype), int(groups), *numbers)
 
 
 class _Seen(NamedTuple):

@@ -4,18 +4,25 @@ The library comes in a package without Python code, so its C interface, that of 
 with ctypes, and so is that of XLA for foreign functions. Nothing here knows JAX's arrays: what is
 given is addresses, and a `Convolution` tells what to do with them. Sources: oneDNN's dnnl.h and
 dnnl_types.h; include/xla/ffi/api/c_api.h of jaxlib, API 0.3.
+
+All of oneDNN's work is done in one thread of ours, for XLA calls from any of its own: OpenMP keeps
+a team of threads for each that calls it, and oneDNN's scratch memory belongs to a thread.
 """
 
 import ast
 import atexit
+import contextlib
 import ctypes
 import functools
+import queue
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import jax
 import jax.ffi
+import numpy as np
 
 TARGET = "imgclass_onednn_convolution"
 
@@ -28,15 +35,14 @@ _ARRAYS = {
     INPUT: (("y", 145), ("kernel", 33), ("x", 129)),
     KERNEL: (("x", 1), ("y", 145), ("kernel", 161)),
 }
-_FROM, _TO, _SCRATCH = 1, 17, 80
+_FROM, _TO = 1, 17
 # dnnl_types.h
 _CPU = 1
 _IN_ORDER = 1
 _DIRECT = 1  # dnnl_convolution_direct; Winograd's would round otherwise
 _TRAINING = 64
 _ANY = 1  # dnnl_format_tag_any: the kernel's layout is the library's to choose
-_OURS = 1  # dnnl_scratchpad_mode_user: the library's own scratch belongs to one thread
-_NAME, _WEIGHTS, _DIFF_WEIGHTS, _SCRATCHPAD = 8, 131, 132, 136  # dnnl_query_*
+_NAME, _WEIGHTS, _DIFF_WEIGHTS = 8, 131, 132  # dnnl_query_*
 _ALLOCATE = ctypes.c_void_p(-1)
 
 _Ints = tuple[int, ...]
@@ -74,16 +80,17 @@ class Failed(Exception):
 
 
 class _Library:
-    """libdnnl. Its quick calls keep the interpreter's lock; the one that works lets it go."""
+    """libdnnl. Its quick calls keep the interpreter's lock; those that work let it go."""
 
     def __init__(self, path: str) -> None:
         self.quick = ctypes.PyDLL(path)
         self.quick.dnnl_primitive_desc_query_md.restype = _Handle
-        self.execute = ctypes.CDLL(path).dnnl_primitive_execute
+        self.slow = ctypes.CDLL(path)
         self.engine = self.make("engine_create", _CPU, ctypes.c_size_t(0))
+        self.stream = self.make("stream_create", self.engine, _IN_ORDER)
 
-    def call(self, name: str, *args: Any) -> None:
-        status = getattr(self.quick, f"dnnl_{name}")(*args)
+    def call(self, name: str, *args: Any, slow: bool = False) -> None:
+        status = getattr(self.slow if slow else self.quick, f"dnnl_{name}")(*args)
         if status:
             raise Failed(f"dnnl_{name} returned {status}")
 
@@ -94,23 +101,44 @@ class _Library:
 
 
 _library: _Library | None = None
+_loading = threading.Lock()
+_tasks: queue.SimpleQueue[tuple[Callable[[], Any], Future]] = queue.SimpleQueue()
 
 
 def load(path: str) -> None:
     """Loads libdnnl and tells XLA of it, once. OSError or Failed where it does not work."""
     global _library
-    if _library is None:
-        _library = _Library(path)
-        jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(_handler), platform="cpu")
-        atexit.register(_finish)
+    with _loading:
+        if _library is None:
+            library = _Library(path)
+            jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(_handler), platform="cpu")
+            threading.Thread(target=_work, name="onednn", daemon=True).start()
+            atexit.register(_finish)
+            _library = library
 
 
+@functools.cache
 def can(convolution: Convolution) -> bool:
     """Returns whether the loaded library has a fast form of it for this processor."""
     try:
-        return "ref" not in _ready(convolution.text()).name
+        return "ref" not in _in_thread(lambda: _ready(convolution.text()).name).result()
     except Failed:
         return False
+
+
+def _work() -> None:
+    while True:
+        task, future = _tasks.get()
+        try:
+            future.set_result(task())
+        except Exception as error:
+            future.set_exception(error)
+
+
+def _in_thread(task: Callable[[], Any]) -> Future:
+    future: Future = Future()
+    _tasks.put((task, future))
+    return future
 
 
 class _Arg(ctypes.Structure):
@@ -118,7 +146,7 @@ class _Arg(ctypes.Structure):
 
 
 class _Ready:
-    """A convolution made ready; several threads may run it at once."""
+    """A convolution made ready."""
 
     def __init__(self, library: _Library, c: Convolution) -> None:
         self.library, engine, make = library, library.engine, library.make
@@ -134,9 +162,8 @@ class _Ready:
         library.call("primitive_desc_query", described, _NAME, 0, ctypes.byref(name))
         self.name = (name.value or b"ref").decode()
         self.code = make("primitive_create", described)
-        layout_of = functools.partial(library.quick.dnnl_primitive_desc_query_md, described)
-        self.scratch = _Handle(layout_of(_SCRATCHPAD, 0))
-        self.chosen = _Handle(layout_of(_DIFF_WEIGHTS if c.what == KERNEL else _WEIGHTS, 0))
+        query = _DIFF_WEIGHTS if c.what == KERNEL else _WEIGHTS
+        self.chosen = _Handle(library.quick.dnnl_primitive_desc_query_md(described, query, 0))
         self.copy = None  # between the kernel's layout and the one chosen
         if not library.quick.dnnl_memory_desc_equal(layouts["kernel"], self.chosen):
             pair = layouts["kernel"], engine, self.chosen, engine
@@ -144,22 +171,21 @@ class _Ready:
                 pair = self.chosen, engine, layouts["kernel"], engine
             self.copy = make("primitive_create", make("reorder_primitive_desc_create", *pair, None))
 
-    def __call__(self, *addresses: int) -> None:
+    def __call__(self, addresses: Iterable[int]) -> None:
         """Runs it on the two arrays that are given and the one that is worked out."""
-        library, lent = self.library, []
-        stream = library.make("stream_create", library.engine, _IN_ORDER)
-
-        def memory(layout: _Handle, address: _Handle) -> _Handle:
-            lent.append(library.make("memory_create", layout, library.engine, address))
-            return lent[-1]
+        library = self.library
 
         def run(code: _Handle, *args: tuple[int, _Handle]) -> None:
             given = (_Arg * len(args))(*(_Arg(*each) for each in args))
-            status = library.execute(code, stream, len(args), given)
-            if status:
-                raise Failed(f"dnnl_primitive_execute returned {status}")
+            library.call("primitive_execute", code, library.stream, len(args), given, slow=True)
 
-        try:
+        with contextlib.ExitStack() as lent:
+
+            def memory(layout: _Handle, address: _Handle) -> _Handle:
+                handle = library.make("memory_create", layout, library.engine, address)
+                lent.callback(library.call, "memory_destroy", handle)
+                return handle
+
             args = [
                 (index, memory(layout, _Handle(address)))
                 for (layout, index), address in zip(self.arrays, addresses, strict=True)
@@ -169,13 +195,10 @@ class _Ready:
             args[self.kernel] = index, inner
             if self.copy and self.kernel == 1:
                 run(self.copy, (_FROM, outer), (_TO, inner))
-            run(self.code, *args, (_SCRATCH, memory(self.scratch, _ALLOCATE)))
+            run(self.code, *args)
             if self.copy and self.kernel == 2:
                 run(self.copy, (_FROM, inner), (_TO, outer))
-        finally:
-            for handle in lent:
-                library.call("memory_destroy", handle)
-            library.call("stream_destroy", stream)
+            library.call("stream_wait", library.stream, slow=True)
 
 
 @functools.cache
@@ -186,24 +209,22 @@ def _ready(text: str) -> _Ready:
 
 def _described(library: _Library, c: Convolution, x: _Handle, y: _Handle) -> _Handle:
     """Returns oneDNN's primitive descriptor of it, the kernel's layout left free."""
-    make, first = library.make, (library.engine, _DIRECT)
     shape, _ = _by_group(c)
-    kernel = make("memory_desc_create_with_tag", len(shape), _ints(shape), DTYPES[c.dtype], _ANY)
-    attributes = make("primitive_attr_create")
-    library.call("primitive_attr_set_scratchpad_mode", attributes, _OURS)
-    window = (*map(_ints, (c.stride, [d - 1 for d in c.dilation], c.before, c.after)),)
-    create = "convolution_{}_primitive_desc_create"
+    tag = len(shape), _ints(shape), DTYPES[c.dtype], _ANY
+    kernel = library.make("memory_desc_create_with_tag", *tag)
+    window = [_ints(v) for v in (c.stride, [d - 1 for d in c.dilation], c.before, c.after)]
     arrays = x, kernel, None, y  # None: no bias
-    forward = make(
-        create.format("forward"), library.engine, _TRAINING, _DIRECT, *arrays, *window, attributes
-    )
+
+    def make(kind: str, *args: Any) -> _Handle:
+        name = f"convolution_{kind}_primitive_desc_create"
+        return library.make(name, library.engine, *args, None)
+
+    forward = make("forward", _TRAINING, _DIRECT, *arrays, *window)
     if c.what == FORWARD:
         return forward
     if c.what == INPUT:
-        return make(
-            create.format("backward_data"), *first, x, kernel, y, *window, forward, attributes
-        )
-    return make(create.format("backward_weights"), *first, *arrays, *window, forward, attributes)
+        return make("backward_data", _DIRECT, x, kernel, y, *window, forward)
+    return make("backward_weights", _DIRECT, *arrays, *window, forward)
 
 
 def _by_group(c: Convolution) -> tuple[_Ints, _Ints]:
@@ -275,48 +296,49 @@ class _MetadataExtension(ctypes.Structure):
     )
 
 
-_INTERNAL = 13  # XLA_FFI_Error_Code_INTERNAL
-TRIES = 10
+_METADATA = 1  # XLA_FFI_Extension_Metadata
+_CANCELLED, _INTERNAL = 1, 13  # XLA_FFI_Error_Code
 
 
 @ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.POINTER(_Frame))
 def _handler(pointer: Any) -> int | None:
     """Runs one convolution for XLA; returns None, or the address of an XLA_FFI_Error."""
     frame = pointer.contents
-    if frame.extension:  # asked which version of the interface this is
-        extension = ctypes.cast(frame.extension, ctypes.POINTER(_MetadataExtension)).contents
-        version = extension.metadata.contents.version
-        version.major, version.minor = 0, 3
+    try:
+        if frame.extension:  # asked which version of the interface this is
+            asked = ctypes.cast(frame.extension, ctypes.POINTER(_MetadataExtension)).contents
+            if asked.type == _METADATA:
+                version = asked.metadata.contents.version
+                version.major, version.minor = 0, 3
+                return None
+        text = ctypes.cast(frame.attributes.values[0], ctypes.POINTER(_Text)).contents
+        buffers = *frame.args.values[:2], frame.results.values[0]
+        what = ctypes.string_at(text.start, text.length).decode()
+        where = [ctypes.cast(b, ctypes.POINTER(_Buffer)).contents.data for b in buffers]
+        _wait(_in_thread(lambda: _ready(what)(where)))
         return None
-    for _ in range(TRIES):
+    except Exception as error:
+        return _report(frame, _INTERNAL, str(error))
+    except BaseException as error:
+        # A program of little but convolutions XLA runs in the thread that asked for it: where that
+        # is the main one, what the handlers of signals raise is raised here.
+        return _report(frame, _CANCELLED, repr(error))
+
+
+def _wait(future: Future) -> None:
+    """Waits for the end whatever is raised meanwhile: until then the buffers are in use."""
+    raised: BaseException | None = None
+    while not future.done():
         try:
-            text = ctypes.cast(frame.attributes.values[0], ctypes.POINTER(_Text)).contents
-            buffers = *frame.args.values[:2], frame.results.values[0]
-            _ready(ctypes.string_at(text.start, text.length).decode())(
-                *(ctypes.cast(b, ctypes.POINTER(_Buffer)).contents.data for b in buffers)
-            )
-            return None
+            future.exception()
         except BaseException as error:
-            if isinstance(error, Failed) or not _in_main_thread():
-                return _report(frame, str(error))
-            # XLA calls from the main thread, too, where Python runs the handlers of signals. What
-            # they raise cannot pass through XLA: so it comes again a little later, until that is
-            # outside, and the work is done once more.
-            threading.Timer(0.01, _raise_in_main_thread, [type(error)]).start()
-    return _report(frame, f"interrupted {TRIES} times")
+            raised = error
+    if failed := future.exception() or raised:
+        raise failed
 
 
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
-
-
-def _raise_in_main_thread(kind: type[BaseException]) -> None:
-    main = ctypes.c_ulong(threading.main_thread().ident or 0)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(main, ctypes.py_object(kind))
-
-
-def _report(frame: Any, message: str) -> int | None:
-    error = _Error(ctypes.sizeof(_Error), None, f"oneDNN: {message}".encode(), _INTERNAL)
+def _report(frame: Any, code: int, message: str) -> int | None:
+    error = _Error(ctypes.sizeof(_Error), None, f"oneDNN: {message}".encode(), code)
     address: int | None = frame.api.contents.error(ctypes.byref(error))
     return address
 
@@ -324,5 +346,10 @@ def _report(frame: Any, message: str) -> int | None:
 def _finish() -> None:
     """Waits for what is being worked out: a thread of XLA cannot call into a Python that ends."""
     for array in jax.live_arrays("cpu"):
-        if not array.is_deleted():
+        with contextlib.suppress(Exception):
             array.block_until_ready()
+    # Programs whose results nobody holds. A device takes its programs in turn, but for those of
+    # under a thousand operations.
+    for device in jax.local_devices(backend="cpu"):
+        square = jax.device_put(np.ones((32, 32), np.float32), device)
+        jax.block_until_ready(square @ square)
