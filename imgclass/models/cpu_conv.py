@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.interpreters import mlir
 
@@ -21,6 +22,10 @@ from imgclass.models.onednn import Convolution
 
 # Multiply-adds under which the call costs more than it gains.
 LEAST = 5_000_000
+# XLA runs a program of under a thousand operations in the thread that asks for it, and a call to
+# oneDNN counts as none; but it must not be called from the main thread (see `onednn`). So each call
+# is given a sum over that many numbers, which it does not read.
+BALLAST = 4096
 
 _xlas: Callable[..., Any] | None = None  # JAX's own rule, where ours is in its place
 
@@ -64,7 +69,9 @@ def _lower(context: Any, left: Any, right: Any, **params: Any) -> Any:
         if convolution.what == onednn.INPUT:  # lax has turned the kernel around
             right = lax.rev(right, params["dimension_numbers"].rhs_spec[2:])
         target = jax.ffi.ffi_call(onednn.TARGET, jax.ShapeDtypeStruct(out.shape, out.dtype))
-        return target(left, right, what=convolution.text())
+        first = left.reshape(-1)[0] + right.reshape(-1)[0]  # of no constant, or it would be folded
+        ballast = jnp.maximum(lax.iota(first.dtype, BALLAST), first).sum()
+        return target(left, right, ballast, what=convolution.text())
 
     return mlir.lower_fun(call, multiple_results=False)(context, left, right)
 
@@ -72,7 +79,8 @@ def _lower(context: Any, left: Any, right: Any, **params: Any) -> Any:
 def _possible(context: Any, params: Mapping[str, Any]) -> Convolution | None:
     module = context.module_context
     one = getattr(module.axis_context, "num_devices", None) == 1
-    if not one or module.lowering_parameters.for_export:
+    aside = jax.config.values["jax_cpu_enable_async_dispatch"]  # else all is run where it is asked
+    if not (one and aside) or module.lowering_parameters.for_export:
         return None
     (left, right), (out,) = context.avals_in, context.avals_out
     convolution = planned(left, right, out, params)
@@ -80,7 +88,7 @@ def _possible(context: Any, params: Mapping[str, Any]) -> Convolution | None:
         return None
     try:
         onednn.load(process.onednn)
-    except (OSError, AttributeError, onednn.Failed) as error:
+    except (OSError, AttributeError, RuntimeError, onednn.Failed) as error:
         _without(error)
         return None
     return convolution if onednn.can(convolution) else None

@@ -6,7 +6,9 @@ given is addresses, and a `Convolution` tells what to do with them. Sources: one
 dnnl_types.h; include/xla/ffi/api/c_api.h of jaxlib, API 0.3.
 
 All of oneDNN's work is done in one thread of ours, for XLA calls from any of its own: OpenMP keeps
-a team of threads for each that calls it, and oneDNN's scratch memory belongs to a thread.
+a team of threads for each that calls it, and oneDNN's scratch memory belongs to a thread. XLA must
+not call from the main thread: there Python runs the handlers of signals, even before the first line
+of `_handler`, and what they raise cannot pass through XLA. See `cpu_conv`.
 """
 
 import ast
@@ -26,7 +28,8 @@ import numpy as np
 
 TARGET = "imgclass_onednn_convolution"
 
-DTYPES = {"float32": 3, "bfloat16": 2}  # dnnl_data_type_t
+# dnnl_data_type_t. Not bfloat16: a kernel's gradient of stride 2 over maps of one pixel held NaN.
+DTYPES = {"float32": 3}
 
 # What is worked out, from which two arrays, and each one's index (DNNL_ARG_*).
 FORWARD, INPUT, KERNEL = "y", "x", "kernel"
@@ -106,13 +109,13 @@ _tasks: queue.SimpleQueue[tuple[Callable[[], Any], Future]] = queue.SimpleQueue(
 
 
 def load(path: str) -> None:
-    """Loads libdnnl and tells XLA of it, once. OSError or Failed where it does not work."""
+    """Loads libdnnl and tells XLA of it, once. OSError, RuntimeError or Failed if it cannot be."""
     global _library
     with _loading:
         if _library is None:
             library = _Library(path)
-            jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(_handler), platform="cpu")
             threading.Thread(target=_work, name="onednn", daemon=True).start()
+            jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(_handler), platform="cpu")
             atexit.register(_finish)
             _library = library
 
@@ -297,7 +300,7 @@ class _MetadataExtension(ctypes.Structure):
 
 
 _METADATA = 1  # XLA_FFI_Extension_Metadata
-_CANCELLED, _INTERNAL = 1, 13  # XLA_FFI_Error_Code
+_INTERNAL = 13  # XLA_FFI_Error_Code_INTERNAL
 
 
 @ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.POINTER(_Frame))
@@ -315,32 +318,13 @@ def _handler(pointer: Any) -> int | None:
         buffers = *frame.args.values[:2], frame.results.values[0]
         what = ctypes.string_at(text.start, text.length).decode()
         where = [ctypes.cast(b, ctypes.POINTER(_Buffer)).contents.data for b in buffers]
-        _wait(_in_thread(lambda: _ready(what)(where)))
+        _in_thread(lambda: _ready(what)(where)).result()
         return None
     except Exception as error:
-        return _report(frame, _INTERNAL, str(error))
-    except BaseException as error:
-        # A program of little but convolutions XLA runs in the thread that asked for it: where that
-        # is the main one, what the handlers of signals raise is raised here.
-        return _report(frame, _CANCELLED, repr(error))
-
-
-def _wait(future: Future) -> None:
-    """Waits for the end whatever is raised meanwhile: until then the buffers are in use."""
-    raised: BaseException | None = None
-    while not future.done():
-        try:
-            future.exception()
-        except BaseException as error:
-            raised = error
-    if failed := future.exception() or raised:
-        raise failed
-
-
-def _report(frame: Any, code: int, message: str) -> int | None:
-    error = _Error(ctypes.sizeof(_Error), None, f"oneDNN: {message}".encode(), code)
-    address: int | None = frame.api.contents.error(ctypes.byref(error))
-    return address
+        message = f"oneDNN: {error}".encode()
+        report = _Error(ctypes.sizeof(_Error), None, message, _INTERNAL)
+        address: int | None = frame.api.contents.error(ctypes.byref(report))
+        return address
 
 
 def _finish() -> None:
