@@ -81,7 +81,7 @@ def test_data_knows_no_model_and_models_know_no_data_and_no_optimizer():
         if room_of(path) == "data":
             assert rooms_imported(path) <= {"data", "errors", "keys", "config", "schema"}, path
         if room_of(path) == "models":
-            assert rooms_imported(path) <= {"models", "errors", "keys", "config"}, path
+            assert rooms_imported(path) <= {"models", "errors", "keys", "config", "process"}, path
             assert not {n for n in imported(path) if n.split(".")[0] == "optax"}, path
 
 
