@@ -176,7 +176,7 @@ def _train(
                     feeds.training_pictures(task, data)
     with parallel.together():
         log = runlog.RunLog(folder, config, plan, lead, resumed_step, at.pending)
-    watch.mark("loading the training data")
+    watch.mark("opening the training data")
     with log, Trainer(task, data, stop) as trainer:
         log.begin(task, data, models.count_parameters(state.params))
         before = -1
@@ -222,7 +222,7 @@ def _train(
             if last:
                 break
             count = plan.steps_until_due(at.step, trainer.most)
-            watch.mark(f"step {at.step + 1}" + ", or compiling" * (at.step == resumed_step))
+            watch.mark(f"step {at.step + 1}" + ", loading or compiling" * (at.step == resumed_step))
             try:
                 state, sums = trainer.advance(state, at.step, count)
             except signals.Interrupted:

@@ -31,17 +31,18 @@ class Trainer:
     def __init__(
         self, task: build.Task, data: dataset.Dataset, stop: signals.StopRequest | None = None
     ):
-        """Loads a resident set, or starts the decoding threads. Use as a context manager.
+        """Starts loading a resident set, or the decoding threads. Use as a context manager.
 
-        When `stop` is asked for, `advance` gives up waiting for data. `wait_seconds` is the host's
-        time in the feed so far, loading included: while it waits there it dispatches nothing.
+        When `stop` is asked for, `advance` gives up waiting for data. `wait_seconds` is how long
+        the devices may have stood idle for want of data: the host's time in the feed, but for
+        those times at whose end a step was still being computed.
         """
         self.wait_seconds = 0.0
         self._stop = signals.StopRequest() if stop is None else stop  # a request may be false
         self._task, self._data = task, data
+        self._flight: collections.deque[tuple[int, int, Any]] = collections.deque()
         with self._waiting():
             self._feed = feeds.train_feed(task, data)
-        self._flight: collections.deque[tuple[int, int, jax.Array]] = collections.deque()
         self._skipped = 0  # updates in a row
         self.most = 1
         self._step: Callable
@@ -66,7 +67,8 @@ class Trainer:
         try:
             yield
         finally:
-            self.wait_seconds += time.perf_counter() - began
+            if not (self._flight and not self._flight[-1][2].is_ready()):
+                self.wait_seconds += time.perf_counter() - began
 
     def advance(self, state: TrainState, step: int, count: int) -> tuple[TrainState, Any]:
         """Dispatches `count` steps from `step`. Returns the next state and the metrics' sums.
@@ -75,17 +77,16 @@ class Trainer:
           signals.Interrupted: asked to stop while waiting for data; nothing was dispatched.
           UserError: an earlier step was not finite.
         """
-        if self.most > 1:
-            assert isinstance(self._feed, feed.ResidentFeed)
-            # Always the same shape, so always the same program; `count` says how many rows count.
-            with self._waiting():
+        # Other processes would wait in the step for one that gives it up.
+        with self._waiting(), self._stop.interrupts(alone=jax.process_count() == 1):
+            if self.most > 1:
+                assert isinstance(self._feed, feed.ResidentFeed)
+                # Always the same shape, so always the same program; `count` says how many count.
                 indices = self._feed.indices(step, self.most)
-            state, out = self._step(state, self._feed.examples, indices, np.int32(count))
-        else:
-            # Other processes would wait in the step for one that gives it up.
-            with self._waiting(), self._stop.interrupts(alone=jax.process_count() == 1):
-                batch = self._feed.batch(step)
-            state, out = self._step(state, batch)
+                inputs: tuple = (self._feed.examples, indices, np.int32(count))
+            else:
+                inputs = (self._feed.batch(step),)
+        state, out = self._step(state, *inputs)
         self._flight.append((step, count, out["finite"]))
         while len(self._flight) > IN_FLIGHT:
             self._land()

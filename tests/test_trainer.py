@@ -137,7 +137,8 @@ def test_skipping_without_end_stops(data):
     {"data.feed": "resident"},
     {"data.feed": "resident", "train.steps_per_dispatch": 4},
 ], ids=str)  # fmt: skip
-def test_the_wait_is_the_time_in_the_feed_and_no_other(data, monkeypatch, changes):
+@pytest.mark.parametrize("busy", [False, True])
+def test_the_wait_is_time_in_the_feed_while_the_device_is_idle(data, monkeypatch, changes, busy):
     """By a clock that only these move: 5 s to open, 3 s for a batch, 1 s for a dispatch."""
     clock = types.SimpleNamespace(now=100.0)
     monkeypatch.setattr(trainer, "time", types.SimpleNamespace(perf_counter=lambda: clock.now))
@@ -149,19 +150,40 @@ def test_the_wait_is_the_time_in_the_feed_and_no_other(data, monkeypatch, change
 
         return call
 
+    class Verdict:
+        """Of a step that is still being computed when asked, or is not."""
+
+        def __init__(self, finite):
+            self._finite = finite
+
+        def is_ready(self):
+            return not busy
+
+        def __array__(self, dtype=None, copy=None):
+            return np.asarray(self._finite)
+
     monkeypatch.setattr(feeds, "train_feed", slow(5.0, feeds.train_feed))
     task, opened = make(data, changes)
     with trainer.Trainer(task, opened) as made:
         assert made.wait_seconds == 5.0
         name = "indices" if made.most > 1 else "batch"
         monkeypatch.setattr(made._feed, name, slow(3.0, getattr(made._feed, name)))
-        made._step = slow(1.0, made._step)
+        step_of = made._step
+
+        def dispatched(*args):
+            clock.now += 1.0
+            state, out = step_of(*args)
+            return state, out | {"finite": Verdict(out["finite"])}
+
+        made._step = dispatched
         state = task.initial_state()
         for step in range(4):
             state, _ = made.advance(state, step, 1)
         made.settle()
-    assert made.wait_seconds == 5.0 + 4 * 3.0
-    assert clock.now == 100.0 + 5.0 + 4 * (3.0 + 1.0)
+        assert made.wait_seconds == 5.0 + (1 if busy else 4) * 3.0
+        made.advance(state, 4, 1)  # nothing is being computed after `settle`
+    assert made.wait_seconds == 5.0 + (2 if busy else 5) * 3.0
+    assert clock.now == 100.0 + 5.0 + 5 * (3.0 + 1.0)
 
 
 def test_a_wait_that_is_given_up_counts(data, monkeypatch):

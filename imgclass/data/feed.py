@@ -102,17 +102,42 @@ def load_all(
     split: Split, preprocess: Preprocess, size: tuple[int, int], threads: int = 0
 ) -> np.ndarray:
     """Returns the whole split decoded, uint8[n, H, W, C]."""
-    images = np.empty((len(split), *size, preprocess.channels), np.uint8)
-    chunk = 256
+    loading = _Loading(split, preprocess, size, threads)
+    try:
+        return loading.result()
+    finally:
+        loading.close()
 
-    def fill(start: int) -> None:
-        indices = range(start, min(start + chunk, len(split)))
-        images[indices.start : indices.stop] = load_examples(split, indices, preprocess, size)
 
-    with concurrent.futures.ThreadPoolExecutor(thread_count(threads)) as pool:
-        for done in pool.map(fill, range(0, len(split), chunk)):
-            assert done is None
-    return images
+class _Loading:
+    """A whole split being decoded on host threads."""
+
+    CHUNK = 256  # examples a task
+
+    def __init__(
+        self, split: Split, preprocess: Preprocess, size: tuple[int, int], threads: int = 0
+    ):
+        """Starts it."""
+        self._images = np.empty((len(split), *size, preprocess.channels), np.uint8)
+        self._pool = concurrent.futures.ThreadPoolExecutor(thread_count(threads), "decode")
+
+        def fill(start: int) -> None:
+            indices = range(start, min(start + self.CHUNK, len(split)))
+            images = load_examples(split, indices, preprocess, size)
+            self._images[indices.start : indices.stop] = images
+
+        starts = range(0, len(split), self.CHUNK)
+        self._parts = [self._pool.submit(fill, start) for start in starts]
+
+    def result(self) -> np.ndarray:
+        """Waits for uint8[n, H, W, C]; raises UserError for the first bad picture."""
+        for part in self._parts:
+            part.result()
+        return self._images
+
+    def close(self) -> None:
+        """Stops the threads; what has not been begun is dropped."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 class StreamFeed:
@@ -194,7 +219,7 @@ class ResidentFeed:
         sampling: str = "uniform",
         threads: int = 0,
     ):
-        """Loads the split.
+        """Starts loading the split; `examples`, and so `batch`, waits for it.
 
         Args:
           split: the training split.
@@ -208,10 +233,25 @@ class ResidentFeed:
           sampling: its `how`.
           threads: that decode; 0 is one a core.
         """
-        self._take = take
+        self._take, self._put_all = take, put_all
+        self._labels = np.asarray(split.labels, np.int32)
         self.order = make_order(seed, split.labels, batch_size, sampling, repeats)
-        images = load_all(split, preprocess, size, threads)
-        self.examples = put_all({"image": images, "label": np.asarray(split.labels, np.int32)})
+        self._loading: _Loading | None = _Loading(split, preprocess, size, threads)
+        self._examples: dict | None = None
+
+    @property
+    def examples(self) -> dict:
+        """{'image': u8[n,H,W,C], 'label': i32[n]} on the devices, whole on each.
+
+        Raises:
+          UserError: naming the first example that is not a whole picture.
+        """
+        if self._examples is None:
+            assert self._loading is not None
+            images = self._loading.result()
+            self._examples = self._put_all({"image": images, "label": self._labels})
+            self.close()
+        return self._examples
 
     def indices(self, step: int, count: int = 1) -> np.ndarray:
         """Returns int32[count, B]: the examples of `count` steps from `step`."""
@@ -222,7 +262,10 @@ class ResidentFeed:
         return self._take(self.examples, self.indices(step)[0])
 
     def close(self) -> None:
-        """Nothing to stop."""
+        """Stops the loading, if it goes on."""
+        if self._loading is not None:
+            self._loading.close()
+            self._loading = None
 
 
 class EvalFeed:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import subprocess
 import sys
+import threading
 
 import jax
 import numpy as np
@@ -216,7 +217,8 @@ def test_a_bad_file_is_named(tmp_path, kind):
 
     def load():
         if kind == "resident":
-            return resident(split, 3)
+            with contextlib.closing(resident(split, 3)) as feeding:
+                return feeding.batch(0)
         if kind == "eval":
             batches = feed.EvalFeed(
                 split, PREPARE, batch_size=4, rows=np.arange(4), put=lambda b: b
@@ -227,6 +229,26 @@ def test_a_bad_file_is_named(tmp_path, kind):
 
     with pytest.raises(UserError, match=r"train/class1/0004\.png.*bad_files=skip"):
         load()
+
+
+def test_a_resident_set_that_is_closed_while_loading_leaves_the_rest(tmp_path, monkeypatch):
+    begun, go_on, asked = threading.Event(), threading.Event(), []
+    load = feed.load_examples
+
+    def held(split, indices, *args):
+        asked.append(indices.start)
+        begun.set()
+        go_on.wait(60)
+        return load(split, indices, *args)
+
+    monkeypatch.setattr(feed, "load_examples", held)
+    monkeypatch.setattr(feed._Loading, "CHUNK", 2)
+    feeding = resident(file_split(tmp_path, 9), 3)  # returns while its first two are held
+    assert begun.wait(60)
+    threading.Timer(0.2, go_on.set).start()
+    feeding.close()
+    feeding.close()
+    assert asked == [0]
 
 
 def test_a_bad_file_stops_the_stream_at_its_own_step_not_earlier(tmp_path):
