@@ -148,18 +148,14 @@ def _train(
 ) -> TrainState:
     config = task.config
     began = time.perf_counter()
-    watch.mark("restoring, or making the first state")
+    watch.mark("restoring")
     restored = saved.restore(task.abstract)
-    if restored:
-        state = restored[0]
-    else:
-        arrays = first.arrays if first else None
-        state = task.initial_state(sample(task, data), pretrained=arrays)
     at = Progress.from_record(restored[1]) if restored else Progress()
     resumed_step, began = at.step, began - at.seconds  # as if it had never stopped
     result = parallel.on_lead(lambda: run.load_json(folder / "result.json"))
     scorer = scoring.Scorer(task, data, watch, stop)
-    if result and at.step == plan.total == result["steps"]:
+    if restored and result and at.step == plan.total == result["steps"]:
+        state = restored[0]
         if lead:
             logger.info(
                 "%s", "\n".join(["Already finished.", *runlog.result_lines(folder, result)])
@@ -176,8 +172,14 @@ def _train(
                     feeds.training_pictures(task, data)
     with parallel.together():
         log = runlog.RunLog(folder, config, plan, lead, resumed_step, at.pending)
-    watch.mark("opening the training data")
+    watch.mark("opening the training data, or making the first state")
     with log, Trainer(task, data, stop) as trainer:
+        with log.paused():
+            if restored:
+                state = restored[0]
+            else:
+                arrays = first.arrays if first else None
+                state = task.initial_state(sample(task, data), pretrained=arrays)
         log.begin(task, data, models.count_parameters(state.params))
         before = -1
         seen = saved_step = resumed_step  # the checkpoint gone on from has had its turn

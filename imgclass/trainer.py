@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from imgclass import build, feeds, signals
+from imgclass import build, feeds, parallel, signals
 from imgclass.data import dataset, feed
 from imgclass.errors import UserError
 from imgclass.state import TrainState
@@ -41,8 +41,7 @@ class Trainer:
         self._stop = signals.StopRequest() if stop is None else stop  # a request may be false
         self._task, self._data = task, data
         self._flight: collections.deque[tuple[int, int, Any]] = collections.deque()
-        with self._waiting():
-            self._feed = feeds.train_feed(task, data)
+        self._feed = feeds.train_feed(task, data)
         self._skipped = 0  # updates in a row
         self.most = 1
         self._step: Callable
@@ -50,6 +49,8 @@ class Trainer:
             accelerated = task.mesh.devices.flat[0].platform != "cpu"
             default = STEPS_PER_DISPATCH if accelerated else 1
             self.most = task.config.train.steps_per_dispatch or default
+            if self.most == 1:
+                self._feed.compile(parallel.whole(task.mesh))
         if self.most > 1:
             self._step = task.jitted_train_steps(self.most)
         else:

@@ -10,7 +10,9 @@ import collections
 import concurrent.futures
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import jax
 import numpy as np
 
 from imgclass.data import decode
@@ -214,7 +216,7 @@ class ResidentFeed:
         seed: int,
         batch_size: int,
         put_all: Callable[[HostBatch], dict],
-        take: Callable[[dict, np.ndarray], dict],
+        take: Any,
         repeats: int = 1,
         sampling: str = "uniform",
         threads: int = 0,
@@ -228,7 +230,7 @@ class ResidentFeed:
           seed: as for `sampling.make_order`.
           batch_size: global rows a step.
           put_all: places a host dict on the devices, whole on each.
-          take: gathers rows: (placed dict, int32[B]) -> global batch.
+          take: jitted, gathers rows: (placed dict, int32[B]) -> global batch.
           repeats: as for `sampling.make_order`.
           sampling: its `how`.
           threads: that decode; 0 is one a core.
@@ -238,6 +240,7 @@ class ResidentFeed:
         self.order = make_order(seed, split.labels, batch_size, sampling, repeats)
         self._loading: _Loading | None = _Loading(split, preprocess, size, threads)
         self._examples: dict | None = None
+        self._shape = (len(split), *size, preprocess.channels)
 
     @property
     def examples(self) -> dict:
@@ -252,6 +255,14 @@ class ResidentFeed:
             self._examples = self._put_all({"image": images, "label": self._labels})
             self.close()
         return self._examples
+
+    def compile(self, sharding: jax.sharding.Sharding) -> None:
+        """Compiles what `batch` does, for examples so placed: beside the loading, not after it."""
+        shapes = {
+            "image": jax.ShapeDtypeStruct(self._shape, np.uint8, sharding=sharding),
+            "label": jax.ShapeDtypeStruct(self._shape[:1], np.int32, sharding=sharding),
+        }
+        self._take = self._take.lower(shapes, self.indices(0)[0]).compile()
 
     def indices(self, step: int, count: int = 1) -> np.ndarray:
         """Returns int32[count, B]: the examples of `count` steps from `step`."""
