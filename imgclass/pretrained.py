@@ -125,16 +125,21 @@ def _fetch(repository: str, names: tuple[str, ...]) -> pathlib.Path:
         raise UserError(
             f"{repository} is on the Hugging Face Hub: pip install 'imgclass[weights]' to fetch it"
         ) from None
-    reasons = []
+    reasons, unreachable = [], False
+
+    def fetched(name: str) -> pathlib.Path:
+        # The client tries for half a minute to reach the Hub before it turns to its cached copies.
+        return pathlib.Path(hub.hf_hub_download(repository, name, local_files_only=unreachable))
+
     for name in names:
         try:
-            # Without its cached copy this needs the network, with it nothing.
-            found = pathlib.Path(hub.hf_hub_download(repository, name))
+            found = fetched(name)
         except Exception as error:  # of the network's, the Hub's and the disk's many
             reasons.append(first_line(error))
+            unreachable |= type(error).__name__ == "LocalEntryNotFoundError"
             continue
         with contextlib.suppress(Exception):  # says how pictures are prepared; not all have it
-            hub.hf_hub_download(repository, "config.json")
+            fetched("config.json")
         return found
     raise UserError(f"{repository}: not to be had from the Hugging Face Hub ({reasons[0]})")
 

@@ -1,10 +1,15 @@
 """Beginning with weights: what is taken, what is new, what is refused, what a probe holds still."""
 
+import contextlib
+import hashlib
+import http.server
 import json
 import logging
+import os
 import shutil
+import subprocess
 import sys
-import types
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -231,30 +236,88 @@ def test_a_run_of_another_architecture(base):
         load(base, "resnet18")
 
 
-def hub(monkeypatch, files, asked):
-    """Puts a stand-in of huggingface_hub in place, which has these files."""
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Answers as the Hugging Face Hub does for the files of `someone/their_net`."""
 
-    def hf_hub_download(repository, name):
-        asked.append((repository, name))
-        if name not in files:
-            raise OSError(f"{name} is not there\nand more lines")
-        return str(files[name])
+    def do_GET(self):
+        repository, resolve, rest = self.path[1:].partition("/resolve/")
+        if resolve:  # a client may ask for other things too
+            self.server.asked.append(f"{self.command} {self.path}")
+        data = self.server.files.get(rest.partition("/")[2])
+        if repository != "someone/their_net" or data is None:
+            known = repository == "someone/their_net"
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
 
-    module = types.SimpleNamespace(hf_hub_download=hf_hub_download)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    do_HEAD = do_GET
+
+    def log_message(self, *args):
+        pass
 
 
-def test_names_on_the_hub(monkeypatch, resnet):
-    asked = []
-    hub(monkeypatch, {"pytorch_model.bin": resnet}, asked)
-    assert pretrained.find("timm/resnet18.tv_in1k") == resnet
-    assert pretrained.find("hf-hub:someone/their_net") == resnet
-    wanted = ("model.safetensors", "pytorch_model.bin", "config.json")
-    assert asked[:3] == [("timm/resnet18.tv_in1k", name) for name in wanted]
-    assert asked[3:] == [("someone/their_net", name) for name in wanted]
-    hub(monkeypatch, {}, asked)
-    with pytest.raises(UserError, match=r"Hugging Face Hub \(model.safetensors is not there\)$"):
-        pretrained.find("timm/resnet18.tv_in1k")
+@contextlib.contextmanager
+def hub(files):
+    """Yields a server of those files, {name: bytes}."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        server.files, server.asked = files, []
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def found_on(server, home, source, **more):
+    """Returns what a process of its own prints: the digest and name of what it found, or why not.
+
+    The client takes its address and its cache from the environment when it is imported.
+    """
+    code = (
+        "import hashlib, sys; from imgclass import errors, pretrained\n"
+        "try: path = pretrained.find(sys.argv[1])\n"
+        "except errors.UserError as error: sys.exit(str(error))\n"
+        "print(hashlib.sha256(path.read_bytes()).hexdigest(), path.name,"
+        " sorted(p.name for p in path.parent.iterdir()))"
+    )
+    address = f"http://127.0.0.1:{server.server_address[1]}"
+    more |= {"HF_ENDPOINT": address, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1"}
+    command = [sys.executable, "-c", code, source]
+    done = subprocess.run(
+        command, env=os.environ | more, capture_output=True, text=True, timeout=120
+    )
+    return done.stdout.strip() if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+
+
+def test_weights_come_from_the_hub_and_then_from_its_cache(tmp_path, resnet):
+    pytest.importorskip("huggingface_hub")
+    weights = resnet.read_bytes()
+    expected = f"{hashlib.sha256(weights).hexdigest()} pytorch_model.bin"
+    with hub({"pytorch_model.bin": weights, "config.json": b"{}"}) as server:
+        words = found_on(server, tmp_path, "hf-hub:someone/their_net")
+        assert words == f"{expected} ['config.json', 'pytorch_model.bin']"
+        got = [path for path in server.asked if path.startswith("GET ")]
+        names = [path.rpartition("/")[2] for path in got]
+        assert names == ["pytorch_model.bin", "config.json"]  # safetensors were asked for first
+        assert server.asked[0] == "HEAD /someone/their_net/resolve/main/model.safetensors"
+        words = found_on(server, tmp_path, "timm/not_there")
+        assert words.startswith("timm/not_there: not to be had from the Hugging Face Hub (")
+    # The server is gone, and the client is told not to try for half a minute.
+    words = found_on(server, tmp_path, "hf-hub:someone/their_net", HF_HUB_OFFLINE="1")
+    assert words.startswith(expected)
+    words = found_on(server, tmp_path, "hf-hub:someone/other_net", HF_HUB_OFFLINE="1")
+    assert words.startswith("someone/other_net: not to be had from the Hugging Face Hub (")
 
 
 def test_timms_tensorflow_models_are_refused():
