@@ -21,7 +21,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.data.validation_split = ""  # as published: all 50,000, then the tail; the last epoch
 
     config.model.filters = (32, 64, 128)
-    config.model.depth = 2
     config.model.padding = "SAME"
     config.model.batch_norm = True
     config.model.head = "average"
@@ -37,7 +36,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.optim.warmup_epochs = 2.0
 
     config.train.batch_size = 128
-    config.train.total_epochs = 60.0
+    config.train.total_epochs = 25.0
     config.eval.best_metric = "balanced_accuracy"
     config.eval.every_epochs = 0.0
     config.eval.final_test = True

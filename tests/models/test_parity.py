@@ -28,6 +28,11 @@ def test_pytorch_gives_the_same(name):
     parity.check(reference, registry._FILES[reference["model"]])
 
 
+def test_every_model_of_a_library_has_been_computed_by_one():
+    computed = {parity.read(name)["model"] for name in parity.names()}
+    assert {name for name in registry.names() if registry.sources(name)} == computed
+
+
 def test_a_wrong_epsilon_and_a_wrong_momentum_are_seen():
     reference = parity.read("torchvision-resnet18")
     wrong = {"batch_norm_epsilon": 1.2e-5, "batch_norm_momentum": 0.91}

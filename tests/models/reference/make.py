@@ -15,7 +15,7 @@ computed in float64:
                 `draw.statistics`.
   norms         name: [channels, values behind a mean, checksum of the updated running mean, of the
                 updated running variance, spread]; updated by that one batch, at the model's own
-                momentum; the spread is what `draw.statistics` needs.
+                momentum; the spread, measured in inference, is what `draw.statistics` needs.
   tensors       name: shape of all tensors but the batch norms'.
 """
 
@@ -76,8 +76,14 @@ def reference(library: str, name: str, side: int, batch: int, classes: int) -> d
     counts, spreads = {}, {}
 
     def measure(key: str, x: torch.Tensor) -> None:
-        counts[key] = x.numel() // x.shape[1]
-        spreads[key] = float(f"{x.square().mean().sqrt():.2g}")
+        module = norms[key]
+        if model.training:
+            counts[key] = x.numel() // x.shape[1]
+        elif key not in spreads:  # so of the first pass, in which those before have theirs already
+            spreads[key] = float(f"{x.square().mean().sqrt():.2g}")
+            mean, variance = draw.statistics(key, module.num_features, spreads[key])
+            module.running_mean.copy_(torch.from_numpy(mean))
+            module.running_var.copy_(torch.from_numpy(variance))
 
     for key, module in norms.items():
         module.running_mean.zero_()
@@ -92,19 +98,21 @@ def reference(library: str, name: str, side: int, batch: int, classes: int) -> d
 
     model.train()
     train = run("train")
-    figures = {}
-    for key, module in norms.items():
-        sums = [
+    sums = {
+        key: [
             rounded(draw.checksum(f"{key}.{leaf}", getattr(module, leaf).numpy()))
             for leaf in ("running_mean", "running_var")
         ]
-        figures[key] = [module.num_features, counts[key], *sums, spreads[key]]
+        for key, module in norms.items()
+    }
     assert run("train") == train, "something random is left"
     model.eval()
-    for key, module in norms.items():
-        mean, variance = draw.statistics(key, module.num_features, spreads[key])
-        module.running_mean.copy_(torch.from_numpy(mean))
-        module.running_var.copy_(torch.from_numpy(variance))
+    inference = run("eval")
+    assert run("eval") == inference, "the statistics were not settled"
+    figures = {
+        key: [module.num_features, counts[key], *sums[key], spreads[key]]
+        for key, module in norms.items()
+    }
     skipped = {f"{key}.{leaf}" for key in norms for leaf in NORM_LEAVES}
     return {
         "versions": {
@@ -115,7 +123,7 @@ def reference(library: str, name: str, side: int, batch: int, classes: int) -> d
         "batch": batch,
         "classes": classes,
         "momentum": momentum,
-        "logits": {"train": train, "eval": run("eval")},
+        "logits": {"train": train, "eval": inference},
         "norms": figures,
         "tensors": {key: list(value.shape) for key, value in state.items() if key not in skipped},
     }
