@@ -87,6 +87,8 @@ def load(
         *(source, len(matched.arrays), matched.library, found.sha256[:12]),
         f"new, for {head}" if head else "kept",
     )
+    for name in matched.resampled:
+        logger.info("%s: %s is resampled for data.image_size", source, name)
     record = {
         "source": str(source),
         "sha256": found.sha256,

@@ -4,8 +4,9 @@ Nothing outside imgclass.models needs to know Linen. A new architecture is one f
 `build(config_model, num_classes) -> nn.Module` and one line in `_FILES`. A file of a whole family
 stands in `_FAMILIES` and has LAYOUTS, its models by name. A file may have more: SIZES, the input
 sides that are not 224; TORCH, how PyTorch's libraries call the parts, and FLATTENED, which dense
-kernels take a map that they flatten (see `torch_names.py`); `fit`, what is taken from the data
-before training, with SAMPLE, from how many pictures (see `Model`).
+kernels take a map that they flatten (see `torch_names.py`); RESAMPLE, how a variable is made of one
+for pictures of another size, {name of the leaf: (array, wanted shape) -> array}; `fit`, what is
+taken from the data before training, with SAMPLE, from how many pictures (see `Model`).
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from imgclass import config
 from imgclass.errors import UsageError
@@ -188,6 +190,19 @@ def torch_slots(name: str, library: str, variables: Variables) -> dict[str, Slot
     """
     file = _FILES[name]
     return slots(variables, file.TORCH[library], getattr(file, "FLATTENED", {}))
+
+
+def resample(name: str, slot: Slot, array: np.ndarray) -> np.ndarray | None:
+    """Returns an array of weights made to fit another size of picture; None where none can be.
+
+    Args:
+      name: one of `names()`.
+      slot: where it belongs.
+      array: of another shape than the slot's.
+    """
+    known: dict[str, Callable] = getattr(_FILES[name], "RESAMPLE", {})
+    make = known.get(slot.path[-1])
+    return make(array, slot.shape) if make else None
 
 
 def create(

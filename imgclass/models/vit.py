@@ -2,7 +2,8 @@
 
 vit_b_16 as torchvision has it; vit_s_16 and vit_ti_16 are timm's vit_small_patch16_224 and
 vit_tiny_patch16_224; vit_ti_4 is vit_ti_16 with patches of 4 pixels, for small pictures. The
-position embedding is learned and as long as the picture needs, so weights fit one picture size.
+position embedding is learned and as long as the picture needs; weights of another picture size are
+resampled.
 
 Sources: Dosovitskiy et al. (2021), arXiv:2010.11929; for the small and tiny ones Touvron et al.
 (2021), arXiv:2012.12877, whose stochastic depth is 0.1; torchvision's vit_b_16 has none. Neither
@@ -10,6 +11,7 @@ uses dropout.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable
 
@@ -17,6 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from imgclass.errors import UsageError
 from imgclass.models import blocks, layers
@@ -165,6 +168,32 @@ def build(config: ml_collections.ConfigDict, num_classes: int) -> ViT:
         drop_path=config.drop_path,
         dtype=jnp.dtype(config.dtype),
     )
+
+
+def resample_positions(table: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Returns a position embedding for pictures of another size, as timm makes it.
+
+    The grid is resampled by a cubic filter, widened where it gets smaller; the class token's stays.
+
+    Args:
+      table: float[1, 1 + side * side, width].
+      shape: wanted, (1, 1 + side * side, width) of another side.
+
+    Returns:
+      f32[shape]; None of another width, or where a grid is not square: its sides are not known.
+    """
+    if table.ndim != 3 or (table.shape[0], table.shape[2]) != (1, shape[2]):
+        return None
+    there, here = (math.isqrt(max(length - 1, 0)) for length in (table.shape[1], shape[1]))
+    if not there or (1 + there**2, 1 + here**2) != (table.shape[1], shape[1]):
+        return None
+    table = np.asarray(table, np.float32)
+    grid = table[0, 1:].reshape(there, there, -1)
+    grid = np.asarray(jax.image.resize(grid, (here, here, shape[2]), "cubic", antialias=True))
+    return np.concatenate([table[:, :1], grid.reshape(1, here**2, -1)], axis=1)
+
+
+RESAMPLE = {"position_embedding": resample_positions}
 
 
 def _check_sides(sides: tuple[int, ...], patch: int) -> None:

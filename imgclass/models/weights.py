@@ -49,11 +49,13 @@ class Matched:
       library: whose names the tensors had.
       arrays: f32 by our names, 'params.conv1.kernel'; the head's are left out where it is new.
       new_head: why the head's weights are not there, '' where they are.
+      resampled: names, there, of those made to fit another size of picture.
     """
 
     library: str
     arrays: dict[str, np.ndarray]
     new_head: str
+    resampled: tuple[str, ...] = ()
 
 
 def libraries(name: str) -> tuple[str, ...]:
@@ -81,7 +83,8 @@ def match(
 ) -> Matched:
     """Finds out whose weights these are, and returns them as ours.
 
-    A head for another number of classes is left out, and one that is missing too.
+    A head for another number of classes is left out, and one that is missing too. What depends on
+    the size of the picture is resampled, where the family can.
 
     Args:
       name: the model's.
@@ -107,6 +110,8 @@ def match(
     if new_head:
         slots = {key: slot for key, slot in slots.items() if key not in head}
         given = {key: array for key, array in given.items() if key not in head}
+    resampled = _resampled(name, slots, given)
+    given |= resampled
     problems = _problems(library, slots, given)
     if problems:
         lines = [f"{source} does not fit model.name={name!r}, by the names of {library}:"]
@@ -115,7 +120,7 @@ def match(
     for key, slot in slots.items():
         ours = torch_names.to_ours(slot, given[key]) if _is_torch(library) else given[key]
         arrays[".".join(slot.path)] = np.ascontiguousarray(ours, np.float32)
-    return Matched(library, arrays, new_head)
+    return Matched(library, arrays, new_head, tuple(resampled))
 
 
 def to_library(name: str, library: str, variables: registry.Variables) -> dict[str, np.ndarray]:
@@ -222,6 +227,19 @@ def _new_head(library: str, head: dict[str, Slot], given: Mapping[str, np.ndarra
     if here == there or inputs_differ:
         return ""
     return f"the file's is for {there} classes, and here are {here}"
+
+
+def _resampled(
+    name: str, slots: dict[str, Slot], given: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Returns those tensors that fit another size of picture, made to fit this one."""
+    found = {}
+    for key, slot in slots.items():
+        if key in given and given[key].shape != slot.shape:
+            made = registry.resample(name, slot, given[key])
+            if made is not None:
+                found[key] = made
+    return found
 
 
 def _problems(library: str, slots: dict[str, Slot], given: Mapping[str, np.ndarray]) -> list[str]:

@@ -154,3 +154,25 @@ def test_gradients_equal_float64():
         jax.tree_util.tree_leaves_with_path(wide), jax.tree.leaves(narrow), strict=True
     ):
         assert np.linalg.norm(ours - expected) <= 1e-4 * np.linalg.norm(expected), path
+
+
+def test_positions_of_another_size_are_those_of_timm():
+    # timm 1.0.31, resample_abs_pos_embed of these ten, to 5x5 and to 2x2.
+    table = np.array([0, 1, 0.1, 0.6, 0.3, 0.3, 0.6, 0.1, 1, 0], np.float32).reshape(1, 10, 1)
+    larger = vit.resample_positions(table, (1, 26, 1))
+    assert larger.dtype == np.float32
+    np.testing.assert_allclose(larger.ravel(), [
+        0.0, 1.125881, 0.69027, 0.084906, 0.375993, 0.638875, 0.810574, 0.522494, 0.138806,
+        0.427712, 0.6637, 0.3, 0.286567, 0.3, 0.494776, 0.622642, 0.091664, 0.382652, 0.763433,
+        0.432373, 0.168713, 0.011855, 0.473571, 1.05283, 0.383216, -0.128159,
+    ], atol=2e-6)  # fmt: skip
+    smaller = vit.resample_positions(table, (1, 5, 1))
+    expected = [0.0, 0.526367, 0.430424, 0.381456, 0.42843]
+    np.testing.assert_allclose(smaller.ravel(), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 26, 2), (1, 25, 1), (26, 1), (1, 1, 1)], ids=["width", "oblong", "flat", "empty"]
+)
+def test_positions_whose_grid_is_not_known_are_not_resampled(shape):
+    assert vit.resample_positions(np.zeros(shape), (1, 10, 1)) is None

@@ -92,6 +92,27 @@ def test_a_head_for_other_classes_is_left_out(resnet, model_config):
     assert found.new_head == "there is none in the file"
 
 
+def test_positions_of_square_pictures_are_resampled(model_config):
+    there = shapes_of(model_config, "vit_ti_4", 3, 32)["params"]
+    given = {
+        jax.tree_util.keystr(path, simple=True, separator="."): np.full(leaf.shape, 0.5, np.float32)
+        for path, leaf in jax.tree_util.tree_leaves_with_path({"params": there})
+    }
+    here = shapes_of(model_config, "vit_ti_4", 3, 64)
+    found = weights.match("vit_ti_4", here, given, "it")
+    assert found.resampled == ("params.position_embedding",)
+    assert found.arrays["params.position_embedding"].shape == (1, 257, 192)
+    np.testing.assert_allclose(found.arrays["params.position_embedding"], 0.5, atol=1e-6)
+    assert (
+        weights.match("vit_ti_4", shapes_of(model_config, "vit_ti_4", 3, 32), given, "it").resampled
+        == ()
+    )
+    model = models.create(model_config(name="vit_ti_4"), 3, (32, 64, 3))
+    oblong = jax.eval_shape(model.init, jax.random.key(0))
+    with pytest.raises(UsageError, match=r"position_embedding \(1, 65, 192\) there"):
+        weights.match("vit_ti_4", oblong, given, "it")
+
+
 def test_what_does_not_fit_is_one_list(resnet, model_config):
     given = dict(resnet)
     del given["layer1.0.conv1.weight"], given["bn1.running_var"]
