@@ -62,10 +62,11 @@ def make_speedrun(
     assert isinstance(resident, feed.ResidentFeed)
     assert held is not None
     test = list(held)
-    sample = resident.examples["image"][: task.model.sample]
+    examples = resident.load()
+    sample = examples["image"][: task.model.sample]
     steps = task.jitted_train_steps(whole.total)
     evaluate, with_views = task.jitted_eval_step(), task.jitted_eval_step(config.eval.tta)
-    jax.block_until_ready((resident.examples, test, sample))
+    jax.block_until_ready((examples, test, sample))
 
     def run(seed: int) -> tuple[float, float, float]:
         began = time.perf_counter()
@@ -75,7 +76,7 @@ def make_speedrun(
         ]
         state = task.initial_state(sample, seed)
         indices = np.stack(orders).astype(np.int32)
-        state, _ = steps(state, resident.examples, indices, np.int32(whole.total))
+        state, _ = steps(state, examples, indices, np.int32(whole.total))
         variables = eval_variables(state)
         figure = score.score(with_views, variables, test, len(names))["accuracy"]
         seconds = time.perf_counter() - began

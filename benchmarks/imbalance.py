@@ -72,7 +72,7 @@ class Bench:
         held = feeds.eval_feed(task, self.opened, "test")
         assert isinstance(resident, feed.ResidentFeed)
         assert held is not None
-        self._examples, self._test = resident.examples, list(held)
+        self._examples, self._test = resident.load(), list(held)
 
     def _task(self, config: ml_collections.ConfigDict) -> build.Task:
         whole = plan.make_plan(config, len(self.opened.splits["train"]))

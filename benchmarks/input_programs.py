@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from imgclass import build, feeds, keys, parallel, process, step
 from imgclass import config as config_lib
 from imgclass.data import dataset
+from imgclass.data import feed as feed_lib
 
 _STREAM = {"data.feed": "stream", "data.validation_split": "", "data.test_split": ""}
 _CIFAR = {"data.name": "cifar10", "data.image_size": (32, 32), "train.batch_size": 512}
@@ -59,6 +60,8 @@ def measure(changes: dict[str, Any], augments: bool, seconds: float) -> dict[str
     config, root = task.config, keys.root(task.config.seed)
     began = time.perf_counter()
     feed = feeds.train_feed(task, data)
+    if isinstance(feed, feed_lib.ResidentFeed):
+        feed.load()
     filled = time.perf_counter() - began
     augmented = step.make_augmented(
         config, task.prepare, len(task.class_names), sum(task.class_counts), None

@@ -47,7 +47,7 @@ class Bench:
         held = feeds.eval_feed(task, self._opened, "validation")
         assert isinstance(resident, feed.ResidentFeed)
         assert held is not None
-        self._examples, self._held = resident.examples, list(held)
+        self._examples, self._held = resident.load(), list(held)
         rows = parallel.rows_sharding(self._mesh)
         self._take = jax.jit(parallel.take_rows, out_shardings=rows)
 

@@ -127,23 +127,25 @@ def _fetch(repository: str, names: tuple[str, ...]) -> pathlib.Path:
         raise UserError(
             f"{repository} is on the Hugging Face Hub: pip install 'imgclass[weights]' to fetch it"
         ) from None
-    reasons, unreachable = [], False
 
-    def fetched(name: str) -> pathlib.Path:
-        # The client tries for half a minute to reach the Hub before it turns to its cached copies.
-        return pathlib.Path(hub.hf_hub_download(repository, name, local_files_only=unreachable))
+    def have(name: str, cached: bool) -> pathlib.Path:
+        return pathlib.Path(hub.hf_hub_download(repository, name, local_files_only=cached))
 
     for name in names:
+        with contextlib.suppress(Exception):
+            return have(name, cached=True)  # no network, and the same file each time
+    reasons = []
+    for name in ("config.json", *names):  # it says how pictures are prepared; not all have it
         try:
-            found = fetched(name)
+            found = have(name, cached=False)
         except Exception as error:  # of the network's, the Hub's and the disk's many
             reasons.append(first_line(error))
-            unreachable |= type(error).__name__ == "LocalEntryNotFoundError"
+            if isinstance(error, hub.errors.LocalEntryNotFoundError):
+                break  # the Hub was not reached, for which the client has tried half a minute
             continue
-        with contextlib.suppress(Exception):  # says how pictures are prepared; not all have it
-            fetched("config.json")
-        return found
-    raise UserError(f"{repository}: not to be had from the Hugging Face Hub ({reasons[0]})")
+        if name in names:
+            return found
+    raise UserError(f"{repository}: not to be had from the Hugging Face Hub ({reasons[-1]})")
 
 
 def _from_run(

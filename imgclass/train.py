@@ -6,6 +6,7 @@ therefore comes after everything its step has written, and a resumed run writes 
 evaluation that a signal cuts short is done anew by the run that goes on.
 """
 
+import contextlib
 import json
 import logging
 import pathlib
@@ -170,17 +171,22 @@ def _train(
             with parallel.together():
                 if turn:
                     feeds.training_pictures(task, data)
-    with parallel.together():
-        log = runlog.RunLog(folder, config, plan, lead, resumed_step, at.pending)
-    watch.mark("opening the training data, or making the first state")
-    with log, Trainer(task, data, stop) as trainer:
-        with log.paused():
-            if restored:
-                state = restored[0]
-            else:
-                arrays = first.arrays if first else None
-                state = task.initial_state(sample(task, data), pretrained=arrays)
+    with contextlib.ExitStack() as stack:
+        watch.mark("opening the training data")
+        trainer = stack.enter_context(Trainer(task, data, stop))
+        watch.mark("making the first state")
+        if restored:
+            state = restored[0]
+        else:
+            arrays = first.arrays if first else None
+            state = task.initial_state(sample(task, data), pretrained=arrays)
+        with parallel.together():
+            log = runlog.RunLog(folder, config, plan, lead, resumed_step, at.pending)
+        stack.enter_context(log)
         log.begin(task, data, models.count_parameters(state.params))
+        watch.mark("loading the training data")
+        with contextlib.suppress(signals.Interrupted):  # what was asked for is seen to below
+            trainer.load()
         before = -1
         seen = saved_step = resumed_step  # the checkpoint gone on from has had its turn
         while True:
@@ -224,7 +230,7 @@ def _train(
             if last:
                 break
             count = plan.steps_until_due(at.step, trainer.most)
-            watch.mark(f"step {at.step + 1}" + ", loading or compiling" * (at.step == resumed_step))
+            watch.mark(f"step {at.step + 1}" + ", or compiling" * (at.step == resumed_step))
             try:
                 state, sums = trainer.advance(state, at.step, count)
             except signals.Interrupted:

@@ -33,28 +33,34 @@ class Trainer:
     ):
         """Starts loading a resident set, or the decoding threads. Use as a context manager.
 
-        When `stop` is asked for, `advance` gives up waiting for data. `wait_seconds` is how long
-        the devices may have stood idle for want of data: the host's time in the feed, but for
-        those times at whose end a step was still being computed.
+        When `stop` is asked for, waiting for data is given up. `wait_seconds` estimates how long
+        the devices stood idle for want of data: this host's time in the feed, but for those times
+        at whose end a step was still being computed.
         """
         self.wait_seconds = 0.0
         self._stop = signals.StopRequest() if stop is None else stop  # a request may be false
         self._task, self._data = task, data
         self._flight: collections.deque[tuple[int, int, Any]] = collections.deque()
-        self._feed = feeds.train_feed(task, data)
         self._skipped = 0  # updates in a row
-        self.most = 1
-        self._step: Callable
-        if isinstance(self._feed, feed.ResidentFeed):
-            accelerated = task.mesh.devices.flat[0].platform != "cpu"
-            default = STEPS_PER_DISPATCH if accelerated else 1
-            self.most = task.config.train.steps_per_dispatch or default
-            if self.most == 1:
-                self._feed.compile(parallel.whole(task.mesh))
-        if self.most > 1:
-            self._step = task.jitted_train_steps(self.most)
-        else:
-            self._step = task.jitted_train_step()
+        self._feed = feeds.train_feed(task, data)
+        try:
+            self.most, self._step = self._make_step()
+        except BaseException:
+            self._feed.close()
+            raise
+
+    def _make_step(self) -> tuple[int, Callable]:
+        """Returns how many steps a dispatch does at most, and the step."""
+        task = self._task
+        if not isinstance(self._feed, feed.ResidentFeed):
+            return 1, task.jitted_train_step()
+        accelerated = task.mesh.devices.flat[0].platform != "cpu"
+        default = STEPS_PER_DISPATCH if accelerated else 1
+        most = task.config.train.steps_per_dispatch or default
+        if most > 1:
+            return most, task.jitted_train_steps(most)
+        self._feed.compile(parallel.whole(task.mesh))
+        return 1, task.jitted_train_step()
 
     def __enter__(self) -> "Trainer":
         return self
@@ -68,8 +74,23 @@ class Trainer:
         try:
             yield
         finally:
-            if not (self._flight and not self._flight[-1][2].is_ready()):
+            if not self._flight or self._flight[-1][2].is_ready():
                 self.wait_seconds += time.perf_counter() - began
+
+    def load(self) -> None:
+        """Waits for a resident set.
+
+        Raises:
+          signals.Interrupted: asked to stop while waiting.
+          UserError: a picture of it is bad.
+        """
+        if isinstance(self._feed, feed.ResidentFeed):
+            with self._waiting(), self._interrupts():
+                self._feed.load()
+
+    def _interrupts(self) -> contextlib.AbstractContextManager[None]:
+        # Other processes would wait in the step for one that gives up a wait.
+        return self._stop.interrupts(alone=jax.process_count() == 1)
 
     def advance(self, state: TrainState, step: int, count: int) -> tuple[TrainState, Any]:
         """Dispatches `count` steps from `step`. Returns the next state and the metrics' sums.
@@ -78,13 +99,12 @@ class Trainer:
           signals.Interrupted: asked to stop while waiting for data; nothing was dispatched.
           UserError: an earlier step was not finite.
         """
-        # Other processes would wait in the step for one that gives it up.
-        with self._waiting(), self._stop.interrupts(alone=jax.process_count() == 1):
+        with self._waiting(), self._interrupts():
             if self.most > 1:
                 assert isinstance(self._feed, feed.ResidentFeed)
                 # Always the same shape, so always the same program; `count` says how many count.
                 indices = self._feed.indices(step, self.most)
-                inputs: tuple = (self._feed.examples, indices, np.int32(count))
+                inputs: tuple = (self._feed.load(), indices, np.int32(count))
             else:
                 inputs = (self._feed.batch(step),)
         state, out = self._step(state, *inputs)

@@ -279,7 +279,7 @@ def hub(files):
             thread.join()
 
 
-def found_on(server, home, source, **more):
+def found_on(server, home, source):
     """Returns what a process of its own prints: the digest and name of what it found, or why not.
 
     The client takes its address and its cache from the environment when it is imported.
@@ -292,32 +292,49 @@ def found_on(server, home, source, **more):
         " sorted(p.name for p in path.parent.iterdir()))"
     )
     address = f"http://127.0.0.1:{server.server_address[1]}"
-    more |= {"HF_ENDPOINT": address, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1"}
-    command = [sys.executable, "-c", code, source]
+    inherited = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("HF_", "HUGGINGFACE_")) and not key.lower().endswith("_proxy")
+    }
     done = subprocess.run(
-        command, env=os.environ | more, capture_output=True, text=True, timeout=120
-    )
+        [sys.executable, "-c", code, source],
+        env=inherited | {"HF_ENDPOINT": address, "HF_HOME": str(home)},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
     return done.stdout.strip() if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
 
 
 def test_weights_come_from_the_hub_and_then_from_its_cache(tmp_path, resnet):
-    pytest.importorskip("huggingface_hub")
     weights = resnet.read_bytes()
     expected = f"{hashlib.sha256(weights).hexdigest()} pytorch_model.bin"
+    expected += " ['config.json', 'pytorch_model.bin']"
     with hub({"pytorch_model.bin": weights, "config.json": b"{}"}) as server:
-        words = found_on(server, tmp_path, "hf-hub:someone/their_net")
-        assert words == f"{expected} ['config.json', 'pytorch_model.bin']"
+        assert found_on(server, tmp_path, "hf-hub:someone/their_net") == expected
         got = [path for path in server.asked if path.startswith("GET ")]
         names = [path.rpartition("/")[2] for path in got]
-        assert names == ["pytorch_model.bin", "config.json"]  # safetensors were asked for first
-        assert server.asked[0] == "HEAD /someone/their_net/resolve/main/model.safetensors"
+        assert names == ["config.json", "pytorch_model.bin"]
+        assert "HEAD /someone/their_net/resolve/main/model.safetensors" in server.asked
         words = found_on(server, tmp_path, "timm/not_there")
         assert words.startswith("timm/not_there: not to be had from the Hugging Face Hub (")
-    # The server is gone, and the client is told not to try for half a minute.
-    words = found_on(server, tmp_path, "hf-hub:someone/their_net", HF_HUB_OFFLINE="1")
-    assert words.startswith(expected)
-    words = found_on(server, tmp_path, "hf-hub:someone/other_net", HF_HUB_OFFLINE="1")
-    assert words.startswith("someone/other_net: not to be had from the Hugging Face Hub (")
+        server.asked.clear()
+        assert found_on(server, tmp_path, "hf-hub:someone/their_net") == expected
+        assert server.asked == []
+
+
+def test_a_hub_that_is_not_reached_is_asked_for_one_file(monkeypatch):
+    errors = pytest.importorskip("huggingface_hub.errors")
+    asked = []
+
+    def hf_hub_download(repository, name, local_files_only):
+        if not local_files_only:
+            asked.append(name)
+        raise errors.LocalEntryNotFoundError("no network\nand more lines")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", hf_hub_download)
+    with pytest.raises(UserError, match=r"from the Hugging Face Hub \(no network\)$"):
+        pretrained.find("timm/resnet18.tv_in1k")
+    assert asked == ["config.json"]
 
 
 def test_timms_tensorflow_models_are_refused():

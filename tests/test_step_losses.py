@@ -161,7 +161,7 @@ def test_many_steps_in_one_dispatch_ask_the_teacher_too(tmp_path, data):
     )  # fmt: skip
     feeding = feeds.train_feed(task, found)
     many, one = task.jitted_train_steps(4), task.jitted_train_step()
-    _, out = many(task.initial_state(), feeding.examples, feeding.indices(0, 4), np.int32(4))
+    _, out = many(task.initial_state(), feeding.load(), feeding.indices(0, 4), np.int32(4))
     state = task.initial_state()
     for number in range(4):
         state, single = one(state, feeding.batch(number))

@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+import signal
+import threading
 import time
 import types
 
@@ -9,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from imgclass import build, feeds, parallel, train, trainer
+from imgclass import build, feeds, parallel, signals, train, trainer
 from imgclass.data import dataset, feed
 from imgclass.errors import UserError
 from tests import tiny
@@ -182,6 +185,63 @@ def test_the_wait_is_time_in_the_feed_while_the_device_is_idle(data, monkeypatch
         made.advance(state, 4, 1)  # nothing is being computed after `settle`
     assert made.wait_seconds == (2 if busy else 5) * 3.0
     assert clock.now == 100.0 + 5 * (3.0 + 1.0)
+
+
+@pytest.mark.parametrize("most", [1, 4])
+def test_loading_is_given_up_when_asked_to_stop(data, monkeypatch, most):
+    """A signal comes while the set is being loaded, and the loading does not end by itself."""
+    begun, closed = threading.Event(), threading.Event()
+    load = feed.load_examples
+
+    def held(*args):
+        begun.set()
+        closed.wait(60)
+        return load(*args)
+
+    monkeypatch.setattr(feed, "load_examples", held)
+    task, opened = make(data, {"data.feed": "resident", "train.steps_per_dispatch": most})
+    with signals.catch_stop() as stop:
+        made = trainer.Trainer(task, opened, stop)
+        assert begun.wait(60)
+        threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+        with pytest.raises(signals.Interrupted):
+            made.load()
+        with pytest.raises(signals.Interrupted):
+            made.advance(task.initial_state(), 0, 1)
+        closed.set()
+        made.__exit__()
+
+
+@pytest.mark.parametrize("feed", ["resident", "stream"])
+def test_several_devices_and_one_do_the_same(data, feed):
+    found = []
+    for devices in (1, 4):
+        config = tiny.config(data, {"data.feed": feed, "augment.flip": True})
+        opened = dataset.open_dataset(config)
+        mesh = parallel.make_mesh(devices, config.train.batch_size)
+        task = build.make(config, opened.source.class_names, opened.prepare, mesh, 6, 0)
+        with trainer.Trainer(task, opened) as made:
+            made.load()
+            state, losses = task.initial_state(), []
+            for step in range(3):
+                state, sums = made.advance(state, step, 1)
+                losses.append(float(sums["loss"][0]))
+            made.settle()
+        found.append(losses)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+
+
+def test_a_trainer_that_cannot_be_made_leaves_no_thread(data, monkeypatch):
+    def fails(*args):
+        raise RuntimeError("no memory")
+
+    task, opened = make(data, {"data.feed": "resident"})
+    monkeypatch.setattr(feed.ResidentFeed, "compile", fails)
+    closed = []
+    monkeypatch.setattr(feed.ResidentFeed, "close", lambda self: closed.append(self))
+    with pytest.raises(RuntimeError, match="no memory"):
+        trainer.Trainer(task, opened)
+    assert len(closed) == 1
 
 
 def test_a_wait_that_is_given_up_counts(data, monkeypatch):

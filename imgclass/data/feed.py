@@ -10,7 +10,6 @@ import collections
 import concurrent.futures
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -216,12 +215,12 @@ class ResidentFeed:
         seed: int,
         batch_size: int,
         put_all: Callable[[HostBatch], dict],
-        take: Any,
+        take: jax.stages.Wrapped,
         repeats: int = 1,
         sampling: str = "uniform",
         threads: int = 0,
     ):
-        """Starts loading the split; `examples`, and so `batch`, waits for it.
+        """Starts loading the split; `load`, and so `batch`, waits for it.
 
         Args:
           split: the training split.
@@ -235,22 +234,22 @@ class ResidentFeed:
           sampling: its `how`.
           threads: that decode; 0 is one a core.
         """
-        self._take, self._put_all = take, put_all
+        self._jitted, self._put_all = take, put_all
+        self._take: Callable[..., dict] = take
         self._labels = np.asarray(split.labels, np.int32)
         self.order = make_order(seed, split.labels, batch_size, sampling, repeats)
         self._loading: _Loading | None = _Loading(split, preprocess, size, threads)
         self._examples: dict | None = None
         self._shape = (len(split), *size, preprocess.channels)
 
-    @property
-    def examples(self) -> dict:
-        """{'image': u8[n,H,W,C], 'label': i32[n]} on the devices, whole on each.
+    def load(self) -> dict:
+        """Returns {'image': u8[n,H,W,C], 'label': i32[n]} on the devices, whole on each.
 
         Raises:
           UserError: naming the first example that is not a whole picture.
         """
         if self._examples is None:
-            assert self._loading is not None
+            assert self._loading is not None, "the feed is closed"
             images = self._loading.result()
             self._examples = self._put_all({"image": images, "label": self._labels})
             self.close()
@@ -262,7 +261,7 @@ class ResidentFeed:
             "image": jax.ShapeDtypeStruct(self._shape, np.uint8, sharding=sharding),
             "label": jax.ShapeDtypeStruct(self._shape[:1], np.int32, sharding=sharding),
         }
-        self._take = self._take.lower(shapes, self.indices(0)[0]).compile()
+        self._take = self._jitted.lower(shapes, self.indices(0)[0]).compile()
 
     def indices(self, step: int, count: int = 1) -> np.ndarray:
         """Returns int32[count, B]: the examples of `count` steps from `step`."""
@@ -270,7 +269,7 @@ class ResidentFeed:
 
     def batch(self, step: int) -> dict:
         """Returns the global batch of `step`."""
-        return self._take(self.examples, self.indices(step)[0])
+        return self._take(self.load(), self.indices(step)[0])
 
     def close(self) -> None:
         """Stops the loading, if it goes on."""

@@ -35,7 +35,7 @@ class View:
       epoch: passes over the training split.
       eta_seconds: to the last step; None if unknown.
       images_per_second: of the last training record.
-      data_wait: share of the time waited for data, in that record.
+      data_wait: share of the time the device may have waited for data, in that record.
       age_seconds: since the last record.
       silent: whether that is unusually long.
       best_metric: what 'best' means.

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 
 import jax
 import numpy as np
@@ -245,8 +246,16 @@ def test_a_resident_set_that_is_closed_while_loading_leaves_the_rest(tmp_path, m
     monkeypatch.setattr(feed._Loading, "CHUNK", 2)
     feeding = resident(file_split(tmp_path, 9), 3)  # returns while its first two are held
     assert begun.wait(60)
-    threading.Timer(0.2, go_on.set).start()
+    last = feeding._loading._parts[-1]
+
+    def release():  # once the rest has been dropped
+        while not last.cancelled():
+            time.sleep(0.01)
+        go_on.set()
+
+    threading.Thread(target=release).start()
     feeding.close()
+    assert go_on.is_set()  # it waited for those begun
     feeding.close()
     assert asked == [0]
 

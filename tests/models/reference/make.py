@@ -15,7 +15,8 @@ computed in float64:
                 `draw.statistics`.
   norms         name: [channels, values behind a mean, checksum of the updated running mean, of the
                 updated running variance, spread]; updated by that one batch, at the model's own
-                momentum; the spread, measured in inference, is what `draw.statistics` needs.
+                momentum; the spread is what `draw.statistics` needs. It is measured in inference;
+                in the files of all but EfficientNet-B7 and V2-L it still is of training.
   tensors       name: shape of all tensors but the batch norms'.
 """
 
