@@ -77,7 +77,10 @@ def load(
         else:
             found = weight_files.read(find(source))
         shapes = jax.eval_shape(model.init, jax.random.key(0))
-        matched = weights.match(config.model.name, shapes, found.tensors, str(source))
+        matched = weights.match(
+            *(config.model.name, shapes, found.tensors, str(source)),
+            square=model.input_shape[0] == model.input_shape[1],
+        )
     except UserError as error:
         raise type(error)(f"model.pretrained: {error}") from None
     _check_constants(config.model, matched.library, source)
@@ -127,6 +130,9 @@ def _fetch(repository: str, names: tuple[str, ...]) -> pathlib.Path:
         raise UserError(
             f"{repository} is on the Hugging Face Hub: pip install 'imgclass[weights]' to fetch it"
         ) from None
+
+    # It would tell of every attempt to reach the Hub.
+    importlib.import_module("huggingface_hub.utils.logging").set_verbosity_error()
 
     def have(name: str, cached: bool) -> pathlib.Path:
         return pathlib.Path(hub.hf_hub_download(repository, name, local_files_only=cached))

@@ -184,9 +184,8 @@ def _train(
             log = runlog.RunLog(folder, config, plan, lead, resumed_step, at.pending)
         stack.enter_context(log)
         log.begin(task, data, models.count_parameters(state.params))
-        watch.mark("loading the training data")
         with contextlib.suppress(signals.Interrupted):  # what was asked for is seen to below
-            trainer.load()
+            trainer.load(lambda: watch.mark("loading the training data"))
         before = -1
         seen = saved_step = resumed_step  # the checkpoint gone on from has had its turn
         while True:

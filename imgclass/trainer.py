@@ -77,8 +77,8 @@ class Trainer:
             if not self._flight or self._flight[-1][2].is_ready():
                 self.wait_seconds += time.perf_counter() - began
 
-    def load(self) -> None:
-        """Waits for a resident set.
+    def load(self, progress: Callable[[], None]) -> None:
+        """Waits for a resident set, calling `progress` on the way.
 
         Raises:
           signals.Interrupted: asked to stop while waiting.
@@ -86,7 +86,7 @@ class Trainer:
         """
         if isinstance(self._feed, feed.ResidentFeed):
             with self._waiting(), self._interrupts():
-                self._feed.load()
+                self._feed.load(progress)
 
     def _interrupts(self) -> contextlib.AbstractContextManager[None]:
         # Other processes would wait in the step for one that gives up a wait.

@@ -205,7 +205,7 @@ def test_loading_is_given_up_when_asked_to_stop(data, monkeypatch, most):
         assert begun.wait(60)
         threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
         with pytest.raises(signals.Interrupted):
-            made.load()
+            made.load(lambda: None)
         with pytest.raises(signals.Interrupted):
             made.advance(task.initial_state(), 0, 1)
         closed.set()
@@ -221,7 +221,7 @@ def test_several_devices_and_one_do_the_same(data, feed):
         mesh = parallel.make_mesh(devices, config.train.batch_size)
         task = build.make(config, opened.source.class_names, opened.prepare, mesh, 6, 0)
         with trainer.Trainer(task, opened) as made:
-            made.load()
+            made.load(lambda: None)
             state, losses = task.initial_state(), []
             for step in range(3):
                 state, sums = made.advance(state, step, 1)

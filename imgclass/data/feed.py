@@ -9,6 +9,7 @@ rows sharded over the mesh. No augmentation and no scaling here.
 import collections
 import concurrent.futures
 import os
+import threading
 from collections.abc import Callable, Iterator
 
 import jax
@@ -36,7 +37,11 @@ def batches_ahead(prefetch: int, threads: int) -> int:
 
 
 def load_examples(
-    split: Split, indices: Indices, preprocess: Preprocess, size: tuple[int, int]
+    split: Split,
+    indices: Indices,
+    preprocess: Preprocess,
+    size: tuple[int, int],
+    dropped: threading.Event | None = None,
 ) -> np.ndarray:
     """Reads, decodes and resizes examples.
 
@@ -45,9 +50,11 @@ def load_examples(
 
     Raises:
       UserError: naming the first example that is not a whole picture.
+      concurrent.futures.CancelledError: `dropped` was set meanwhile.
     """
     images = np.empty((len(indices), *size, preprocess.channels), np.uint8)
     for row, record in enumerate(split.read(indices)):
+        _go_on(dropped)
         try:
             images[row] = preprocess.load(record.image, size)
         except decode.BadImage as bad:
@@ -63,6 +70,7 @@ def load_rows(
     crop: RandomCrop | None,
     step: int,
     rows: np.ndarray,
+    dropped: threading.Event | None = None,
 ) -> np.ndarray:
     """Loads rows of a training batch; as `load_examples`, each example decoded once.
 
@@ -74,15 +82,17 @@ def load_rows(
       crop: what to cut out of the decoded picture instead of preparing the whole, if anything.
       step: of the batch.
       rows: int[k], their places in the global batch.
+      dropped: set where they are no longer wanted.
     """
     once, places = np.unique(indices, return_inverse=True)
     if crop is None and len(once) == len(indices):
-        return load_examples(split, indices, preprocess, size)
+        return load_examples(split, indices, preprocess, size, dropped)
     if crop is None:
-        return load_examples(split, once, preprocess, size)[places]
+        return load_examples(split, once, preprocess, size, dropped)[places]
     cut = crop.of_step(step)
     images = np.empty((len(indices), *size, preprocess.channels), np.uint8)
     for number, record in enumerate(split.read(once)):
+        _go_on(dropped)
         try:
             pixels = preprocess.decode(record.image)
         except decode.BadImage as bad:
@@ -90,6 +100,12 @@ def load_rows(
         for place in np.flatnonzero(places == number):
             images[place] = cut(pixels, int(rows[place]))
     return images
+
+
+def _go_on(dropped: threading.Event | None) -> None:
+    # Asked before each picture: a batch of large ones takes half a minute.
+    if dropped is not None and dropped.is_set():
+        raise concurrent.futures.CancelledError
 
 
 def _refused(split: Split, record: Record, bad: decode.BadImage) -> UserError:
@@ -121,23 +137,30 @@ class _Loading:
         """Starts it."""
         self._images = np.empty((len(split), *size, preprocess.channels), np.uint8)
         self._pool = concurrent.futures.ThreadPoolExecutor(thread_count(threads), "decode")
+        self._dropped = threading.Event()
 
         def fill(start: int) -> None:
             indices = range(start, min(start + self.CHUNK, len(split)))
-            images = load_examples(split, indices, preprocess, size)
+            images = load_examples(split, indices, preprocess, size, self._dropped)
             self._images[indices.start : indices.stop] = images
 
         starts = range(0, len(split), self.CHUNK)
         self._parts = [self._pool.submit(fill, start) for start in starts]
 
-    def result(self) -> np.ndarray:
-        """Waits for uint8[n, H, W, C]; raises UserError for the first bad picture."""
+    def result(self, progress: Callable[[], None] = lambda: None) -> np.ndarray:
+        """Waits for uint8[n, H, W, C], calling `progress` on the way.
+
+        Raises:
+          UserError: for the first bad picture.
+        """
         for part in self._parts:
+            progress()
             part.result()
         return self._images
 
     def close(self) -> None:
-        """Stops the threads; what has not been begun is dropped."""
+        """Stops the threads; what they have not done is dropped."""
+        self._dropped.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -173,6 +196,7 @@ class StreamFeed:
         workers = thread_count(threads)
         self._ahead = batches_ahead(prefetch, workers)
         self._pool = concurrent.futures.ThreadPoolExecutor(workers, "decode")
+        self._dropped = threading.Event()
         self._pending: collections.deque[tuple[int, concurrent.futures.Future]] = (
             collections.deque()
         )
@@ -180,7 +204,8 @@ class StreamFeed:
     def _load(self, step: int) -> HostBatch:
         indices = self.order(step)[self._rows]
         images = load_rows(
-            self._split, indices, self._preprocess, self._size, self._crop, step, self._rows
+            *(self._split, indices, self._preprocess, self._size, self._crop, step, self._rows),
+            self._dropped,
         )
         return _host_batch(images, self._split.labels[indices], indices)
 
@@ -199,6 +224,7 @@ class StreamFeed:
 
     def close(self) -> None:
         """Stops the threads; batches being decoded are dropped."""
+        self._dropped.set()
         self._drop_pending()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
@@ -242,15 +268,18 @@ class ResidentFeed:
         self._examples: dict | None = None
         self._shape = (len(split), *size, preprocess.channels)
 
-    def load(self) -> dict:
+    def load(self, progress: Callable[[], None] = lambda: None) -> dict:
         """Returns {'image': u8[n,H,W,C], 'label': i32[n]} on the devices, whole on each.
+
+        Args:
+          progress: called now and then while waiting.
 
         Raises:
           UserError: naming the first example that is not a whole picture.
         """
         if self._examples is None:
             assert self._loading is not None, "the feed is closed"
-            images = self._loading.result()
+            images = self._loading.result(progress)
             self._examples = self._put_all({"image": images, "label": self._labels})
             self.close()
         return self._examples
@@ -305,7 +334,7 @@ class EvalFeed:
     def __len__(self) -> int:
         return -(-len(self._split) // self._batch_size)
 
-    def _load(self, number: int) -> HostBatch:
+    def _load(self, number: int, dropped: threading.Event) -> HostBatch:
         indices = number * self._batch_size + self._rows
         mask = indices < len(self._split)
         real = indices[mask]
@@ -314,7 +343,7 @@ class EvalFeed:
         if self._cache is not None:
             images[mask] = self._cache[real]
         elif len(real):
-            images[mask] = load_examples(self._split, real, self._preprocess, size)
+            images[mask] = load_examples(self._split, real, self._preprocess, size, dropped)
         labels = np.zeros(len(indices), np.int32)
         labels[mask] = self._split.labels[real]
         return _host_batch(images, labels, np.where(mask, indices, 0), mask)
@@ -324,17 +353,18 @@ class EvalFeed:
             self._cache = load_all(
                 self._split, self._preprocess, self._preprocess.image_size, self._threads
             )
-        numbers = iter(range(len(self)))
+        numbers, dropped = iter(range(len(self))), threading.Event()
         with concurrent.futures.ThreadPoolExecutor(self._threads, "decode") as pool:
             pending: collections.deque = collections.deque()
             try:
                 for number in numbers:
-                    pending.append(pool.submit(self._load, number))
+                    pending.append(pool.submit(self._load, number, dropped))
                     if len(pending) > self._ahead:
                         yield self._put(pending.popleft().result())
                 while pending:
                     yield self._put(pending.popleft().result())
             finally:
+                dropped.set()
                 for future in pending:
                     future.cancel()
 

@@ -79,18 +79,24 @@ def library_of(name: str, shapes: registry.Variables, tensors: Iterable[str]) ->
 
 
 def match(
-    name: str, shapes: registry.Variables, tensors: Mapping[str, np.ndarray], source: str
+    name: str,
+    shapes: registry.Variables,
+    tensors: Mapping[str, np.ndarray],
+    source: str,
+    *,
+    square: bool = False,
 ) -> Matched:
     """Finds out whose weights these are, and returns them as ours.
 
     A head for another number of classes is left out, and one that is missing too. What depends on
-    the size of the picture is resampled, where the family can.
+    the size of the picture is resampled, where the family can and `square` is true.
 
     Args:
       name: the model's.
       shapes: its variables, or their shapes.
       tensors: arrays by the names they have there.
       source: where they are from, for the error.
+      square: whether the model's pictures are.
 
     Raises:
       UsageError: listing the tensors that are missing, left over or of another shape.
@@ -110,7 +116,7 @@ def match(
     if new_head:
         slots = {key: slot for key, slot in slots.items() if key not in head}
         given = {key: array for key, array in given.items() if key not in head}
-    resampled = _resampled(name, slots, given)
+    resampled = _resampled(name, slots, given) if square else {}
     given |= resampled
     problems = _problems(library, slots, given)
     if problems:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -115,7 +116,9 @@ def test_a_stream_decodes_so_many_batches_ahead(threads, prefetch, ahead):
 def test_an_evaluation_decodes_so_many_batches_ahead(prefetch, ahead, monkeypatch):
     asked = []
     load = feed.EvalFeed._load
-    monkeypatch.setattr(feed.EvalFeed, "_load", lambda self, n: asked.append(n) or load(self, n))
+    monkeypatch.setattr(
+        feed.EvalFeed, "_load", lambda self, n, *more: asked.append(n) or load(self, n, *more)
+    )
     batches = feed.EvalFeed(
         array_split(40), PREPARE, batch_size=4, rows=np.arange(4), put=lambda b: b, threads=2,
         prefetch=prefetch,
@@ -319,3 +322,48 @@ def test_memory_of_a_stream_does_not_grow_with_the_data_set(tmp_path):
     )
     assert (small_count, large_count) == (2200, 2300)
     assert large - small < 12, f"peak {small:.0f} MiB for 200 pictures, {large:.0f} for 2,000"
+
+
+@pytest.mark.parametrize("kind", ["resident", "stream", "eval", "eval in memory"])
+def test_what_is_dropped_ends_within_a_picture(tmp_path, monkeypatch, kind):
+    """A feed whose user has been told to stop does not decode the rest of its batches."""
+    split = file_split(tmp_path, 60)
+    decoded, two = [], threading.Event()
+    decode = Preprocess.load
+
+    def slow(self, data, size):
+        decoded.append(1)
+        if len(decoded) > 1:
+            two.set()
+        time.sleep(0.05)
+        return decode(self, data, size)
+
+    monkeypatch.setattr(Preprocess, "load", slow)
+
+    def stop_when_two_are_decoded():
+        assert two.wait(60)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+
+    def interrupted(*_):
+        raise InterruptedError
+
+    def use():
+        if kind in ("resident", "stream"):
+            made = resident(split, 60) if kind == "resident" else stream(split, 60)
+            with contextlib.closing(made) as feeding:
+                feeding.batch(0)
+            return
+        in_memory = 2**20 if kind == "eval in memory" else 0
+        list(feed.EvalFeed(
+            split, PREPARE, batch_size=60, rows=np.arange(60), put=lambda b: b, threads=1,
+            resident_bytes=in_memory,
+        ))  # fmt: skip
+
+    before = signal.signal(signal.SIGUSR1, interrupted)
+    threading.Thread(target=stop_when_two_are_decoded).start()
+    try:
+        with pytest.raises(InterruptedError):
+            use()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert len(decoded) < 10

@@ -99,7 +99,7 @@ def test_positions_of_square_pictures_are_resampled(model_config):
         for path, leaf in jax.tree_util.tree_leaves_with_path({"params": there})
     }
     here = shapes_of(model_config, "vit_ti_4", 3, 64)
-    found = weights.match("vit_ti_4", here, given, "it")
+    found = weights.match("vit_ti_4", here, given, "it", square=True)
     assert found.resampled == ("params.position_embedding",)
     assert found.arrays["params.position_embedding"].shape == (1, 257, 192)
     np.testing.assert_allclose(found.arrays["params.position_embedding"], 0.5, atol=1e-6)
@@ -107,10 +107,11 @@ def test_positions_of_square_pictures_are_resampled(model_config):
         weights.match("vit_ti_4", shapes_of(model_config, "vit_ti_4", 3, 32), given, "it").resampled
         == ()
     )
-    model = models.create(model_config(name="vit_ti_4"), 3, (32, 64, 3))
-    oblong = jax.eval_shape(model.init, jax.random.key(0))
-    with pytest.raises(UsageError, match=r"position_embedding \(1, 65, 192\) there"):
-        weights.match("vit_ti_4", oblong, given, "it")
+    for size in ((32, 64), (32, 128)):  # the latter's 256 patches could be 16x16
+        model = models.create(model_config(name="vit_ti_4"), 3, (*size, 3))
+        oblong = jax.eval_shape(model.init, jax.random.key(0))
+        with pytest.raises(UsageError, match=r"position_embedding \(1, 65, 192\) there"):
+            weights.match("vit_ti_4", oblong, given, "it", square=False)
 
 
 def test_what_does_not_fit_is_one_list(resnet, model_config):
