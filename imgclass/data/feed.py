@@ -330,11 +330,12 @@ class EvalFeed:
         fits = len(split) * height * width * preprocess.channels <= resident_bytes
         self._cache: np.ndarray | None = None
         self._keep = fits
+        self._dropped = threading.Event()
 
     def __len__(self) -> int:
         return -(-len(self._split) // self._batch_size)
 
-    def _load(self, number: int, dropped: threading.Event) -> HostBatch:
+    def _load(self, number: int) -> HostBatch:
         indices = number * self._batch_size + self._rows
         mask = indices < len(self._split)
         real = indices[mask]
@@ -343,7 +344,7 @@ class EvalFeed:
         if self._cache is not None:
             images[mask] = self._cache[real]
         elif len(real):
-            images[mask] = load_examples(self._split, real, self._preprocess, size, dropped)
+            images[mask] = load_examples(self._split, real, self._preprocess, size, self._dropped)
         labels = np.zeros(len(indices), np.int32)
         labels[mask] = self._split.labels[real]
         return _host_batch(images, labels, np.where(mask, indices, 0), mask)
@@ -353,12 +354,13 @@ class EvalFeed:
             self._cache = load_all(
                 self._split, self._preprocess, self._preprocess.image_size, self._threads
             )
-        numbers, dropped = iter(range(len(self))), threading.Event()
+        numbers = iter(range(len(self)))
+        dropped = self._dropped = threading.Event()  # each iteration drops its own batches
         with concurrent.futures.ThreadPoolExecutor(self._threads, "decode") as pool:
             pending: collections.deque = collections.deque()
             try:
                 for number in numbers:
-                    pending.append(pool.submit(self._load, number, dropped))
+                    pending.append(pool.submit(self._load, number))
                     if len(pending) > self._ahead:
                         yield self._put(pending.popleft().result())
                 while pending:

@@ -116,9 +116,7 @@ def test_a_stream_decodes_so_many_batches_ahead(threads, prefetch, ahead):
 def test_an_evaluation_decodes_so_many_batches_ahead(prefetch, ahead, monkeypatch):
     asked = []
     load = feed.EvalFeed._load
-    monkeypatch.setattr(
-        feed.EvalFeed, "_load", lambda self, n, *more: asked.append(n) or load(self, n, *more)
-    )
+    monkeypatch.setattr(feed.EvalFeed, "_load", lambda self, n: asked.append(n) or load(self, n))
     batches = feed.EvalFeed(
         array_split(40), PREPARE, batch_size=4, rows=np.arange(4), put=lambda b: b, threads=2,
         prefetch=prefetch,
