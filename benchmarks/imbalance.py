@@ -6,7 +6,8 @@
 The experiments are configs/longtail_cifar10.py and configs/chest_xray.py, changed only as `METHODS`
 says; each run is scored once on the test split, after its last step. Prints a line a run and then a
 table: mean and standard deviation over seeds, of which the balanced accuracy (the mean of the
-classes' own accuracies) is what the methods are for. The pictures are on the device throughout.
+classes' own accuracies) is what the methods are for, and the 95% interval of what each method gains
+of it over plain, seed by seed. The pictures are on the device throughout.
 """
 
 import argparse
@@ -27,6 +28,7 @@ import numpy as np  # noqa: E402
 from benchmarks import machine  # noqa: E402
 from imgclass import build, feeds, parallel, plan  # noqa: E402
 from imgclass import config as config_lib  # noqa: E402
+from imgclass.compare.statistics import paired_t  # noqa: E402
 from imgclass.data import dataset, feed, sampling  # noqa: E402
 from imgclass.evaluate import score  # noqa: E402
 from imgclass.state import eval_variables  # noqa: E402
@@ -119,15 +121,21 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     """Returns a Markdown table of mean and standard deviation in percent, a row a method."""
     columns = [c for c in COLUMNS if c in next(iter(results.values()))]
     lines = [
-        "| method | " + " | ".join(c.replace("_", " ") for c in columns) + " |",
-        "| --- |" + " --- |" * len(columns),
+        "| method | " + " | ".join(c.replace("_", " ") for c in columns) + " | gain |",
+        "| --- |" + " --- |" * (len(columns) + 1),
     ]
+    plain = results.get("plain", {}).get("seeds")
     for method, found in results.items():
         cells = [
             f"{100 * found[c]['mean']:.2f}"
             + (f" ± {100 * found[c]['sd']:.2f}" if "sd" in found[c] else "")
             for c in columns
         ]
+        if plain and method != "plain":
+            gain = paired_t(100 * np.array(found["seeds"]), 100 * np.array(plain), "seeds")
+            cells.append(f"{gain.low:.1f} to {gain.high:.1f}")
+        else:
+            cells.append("")
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -161,6 +169,7 @@ def main(argv: list[str] | None = None) -> None:
             shown = {c: round(100 * found[-1][c], 2) for c in COLUMNS if c in found[-1]}
             print(args.data, method, f"seed {seed}", shown, flush=True)
         results[method] = {name: machine.spread([f[name] for f in found]) for name in found[0]}
+        results[method]["seeds"] = [f["balanced_accuracy"] for f in found]
         if args.json:
             machine.write(args.json, {"data": args.data, "methods": results})
     print(table(results))

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from imgclass import config as config_lib
 from imgclass import models, pretrained, train
@@ -155,10 +156,10 @@ def model_config_of():
     return build
 
 
-def load(source, name="cnn", classes=("a", "b", "c"), prepare=None, **model_keys):
+def load(source, name="cnn", classes=("a", "b", "c"), prepare=None, side=0, **model_keys):
     config = config_lib.defaults()
     config.model.update(name=name, pretrained=str(source), **model_keys)
-    side = 8 if name == "cnn" else 32
+    side = side or (8 if name == "cnn" else 32)
     prepare = prepare or Preprocess((side, side))
     model = models.create(config.model, len(classes), (side, side, 3))
     return pretrained.load(config, model, tuple(classes), prepare)
@@ -229,6 +230,27 @@ def test_there_is_no_such_thing(source, kind, words, monkeypatch):
         load(source)
     assert type(error.value) is kind
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_vits_positions_are_resampled_and_the_log_says_so(tmp_path, caplog):
+    section = config_lib.defaults().model
+    section.name = "vit_ti_4"
+    model = models.create(section, 3, (32, 32, 3))
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    arrays = {
+        jax.tree_util.keystr(path, simple=True, separator="."): np.full(leaf.shape, 0.5, np.float32)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
+    }
+    file = tmp_path / "vit.safetensors"
+    safetensors.numpy.save_file(arrays, file)
+    with caplog.at_level(logging.INFO):
+        found = load(file, "vit_ti_4", side=64)
+    assert found.arrays["params.position_embedding"].shape == (1, 257, 192)
+    assert f"{file}: params.position_embedding is resampled for data.image_size" in caplog.messages
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        load(file, "vit_ti_4")
+    assert "resampled" not in caplog.text
 
 
 def test_a_run_of_another_architecture(base):
