@@ -28,8 +28,8 @@ import numpy as np
 from benchmarks import machine, rounds
 
 OURS = {
-    "cifar": ("cifar",),
-    "photos": ("photos", "photos, device", "photos, raw"),
+    "cifar": ("cifar", "cifar, workers"),
+    "photos": ("photos", "photos, workers", "photos, device", "photos, raw"),
     "cache": ("originals", "raw", "jpeg"),
     "resident": ("resident",),
 }

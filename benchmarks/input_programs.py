@@ -6,6 +6,7 @@ The feed is the one that training gets from the config; the augmentation is that
 """
 
 import json
+import os
 import resource
 import sys
 import time
@@ -24,13 +25,17 @@ _CIFAR = {"data.name": "cifar10", "data.image_size": (32, 32), "train.batch_size
 _PHOTOS = {"data.image_size": (224, 224), "data.load_size": (256, 256), "train.batch_size": 32}
 _PAD_CROP = {"augment.pad_crop": 4, "augment.flip": True}
 _CROP = {"augment.random_resized_crop": True, "augment.flip": True}
+_HOST = {"augment.crop_on": "host"}
+_WORKERS = {"data.workers": len(os.sched_getaffinity(0))}
 # By program: the keys of its config, that which PATH is, and whether batches are augmented.
 PROGRAMS: dict[str, tuple[dict[str, Any], str, bool]] = {
     "cifar": (_STREAM | _CIFAR | _PAD_CROP, "data.data_dir", True),
-    "photos": (_STREAM | _PHOTOS | _CROP | {"augment.crop_on": "host"}, "data.name", True),
+    "cifar, workers": (_STREAM | _CIFAR | _PAD_CROP | _WORKERS, "data.data_dir", True),
+    "photos": (_STREAM | _PHOTOS | _CROP | _HOST, "data.name", True),
+    "photos, workers": (_STREAM | _PHOTOS | _CROP | _HOST | _WORKERS, "data.name", True),
     "photos, device": (_STREAM | _PHOTOS | _CROP, "data.name", True),
     "photos, raw": (
-        _STREAM | _PHOTOS | _CROP | {"augment.crop_on": "host", "data.cache": "raw"},
+        _STREAM | _PHOTOS | _CROP | _HOST | {"data.cache": "raw"},
         "data.name",
         True,
     ),

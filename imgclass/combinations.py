@@ -221,6 +221,10 @@ def _impossible(c: config_dict.ConfigDict, overrides: Collection[str]) -> list[s
             "augment.crop_on='host' needs the stream feed: data.feed='stream'",
         ),
         (
+            c.data.workers > 0 and c.data.feed == "resident",
+            "data.workers needs the stream feed: data.feed='stream'",
+        ),
+        (
             c.augment.random_resized_crop
             and c.augment.crop_on == "host"
             and not c.data.cache

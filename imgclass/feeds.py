@@ -64,7 +64,8 @@ def train_feed(task: Task, data: dataset.Dataset) -> feed.StreamFeed | feed.Resi
     kind = config.data.feed
     if kind == "auto":
         fits = megabytes <= config.data.resident_mb
-        kind = "resident" if fits and crop is None else "stream"
+        streams = crop is not None or config.data.workers > 0
+        kind = "resident" if fits and not streams else "stream"
     if kind == "resident":
         rows = parallel.rows_sharding(task.mesh)
         return feed.ResidentFeed(
@@ -91,6 +92,7 @@ def train_feed(task: Task, data: dataset.Dataset) -> feed.StreamFeed | feed.Resi
         put=parallel.put_rows(task.mesh),
         crop=crop,
         threads=config.data.threads,
+        processes=config.data.workers,
         prefetch=config.data.prefetch,
     )
 

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 # Keys that leave the state's arrays and the order of examples as they are.
 MAY_CHANGE = re.compile(
     r"(log|eval|checkpoint|loss)\..*|augment\.(?!repeats$).*"
-    r"|data\.(data_dir|cache|feed|resident_mb|threads|prefetch|max_pixels)"
+    r"|data\.(data_dir|cache|feed|resident_mb|threads|workers|prefetch|max_pixels)"
     r"|train\.(total_.*|devices|fsdp|steps_per_dispatch|on_nonfinite|stall_seconds|stop_seconds)"
     r"|optim\.(lr|schedule|warmup_.*|end_factor|step_at|step_factor|clip_norm)"
 )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from imgclass import build, feeds, keys, step
-from imgclass.data import dataset, feed, sampling
+from imgclass.data import dataset, load, sampling
 
 PICTURES, COLUMNS = 32, 8  # of the sheet
 SMALLEST = 64  # side of a cell in pixels: smaller pictures are enlarged
@@ -38,7 +38,7 @@ def first_pictures(task: build.Task, data: dataset.Dataset, most: int = PICTURES
     rows = order(0)[:most]
     source, prepare = feeds.training_pictures(task, data)
     size, crop = feeds.train_size(task), feeds.host_crop(task)
-    images = feed.load_rows(source, rows, prepare, size, crop, 0, np.arange(len(rows)))
+    images = load.BatchLoader(source, prepare, size, crop)(0, rows, np.arange(len(rows)))
     batch = {
         "image": images,
         "label": np.asarray(split.labels[rows], np.int32),

@@ -34,7 +34,7 @@ from imgclass import (
 )
 from imgclass import config as config_lib
 from imgclass.data import dataset as dataset_lib
-from imgclass.data import feed as feed_lib
+from imgclass.data import load
 from imgclass.errors import UsageError, UserError
 from imgclass.evaluate import restore
 from imgclass.plan import Plan, make_plan
@@ -283,7 +283,7 @@ def sample(task: build.Task, data: dataset_lib.Dataset) -> np.ndarray | None:
         return None
     split = data.splits["train"]
     first = range(min(task.model.sample, len(split)))
-    return feed_lib.load_examples(split, first, task.prepare, task.prepare.image_size)
+    return load.examples(split, first, task.prepare, task.prepare.image_size)
 
 
 def _agreed(stop: signals.StopRequest, plan: Plan, before: int, step: int) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from imgclass import build, feeds, parallel, signals, train, trainer
-from imgclass.data import dataset, feed
+from imgclass.data import dataset, feed, load
 from imgclass.errors import UserError
 from tests import tiny
 
@@ -191,14 +191,14 @@ def test_the_wait_is_time_in_the_feed_while_the_device_is_idle(data, monkeypatch
 def test_loading_is_given_up_when_asked_to_stop(data, monkeypatch, most):
     """A signal comes while the set is being loaded, and the loading does not end by itself."""
     begun, closed = threading.Event(), threading.Event()
-    load = feed.load_examples
+    examples = load.examples
 
     def held(*args):
         begun.set()
         closed.wait(60)
-        return load(*args)
+        return examples(*args)
 
-    monkeypatch.setattr(feed, "load_examples", held)
+    monkeypatch.setattr(load, "examples", held)
     task, opened = make(data, {"data.feed": "resident", "train.steps_per_dispatch": most})
     with signals.catch_stop() as stop:
         made = trainer.Trainer(task, opened, stop)

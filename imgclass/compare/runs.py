@@ -30,7 +30,7 @@ OF_PICTURES = ("accuracy", "loss")
 # Keys that move no figure but by rounding. data.name, because fingerprints tell data apart.
 NO_EFFECT = re.compile(
     r"(log|checkpoint)\..*|eval\.(batch_size|final_test)"
-    r"|data\.(name|data_dir|feed|resident_mb|threads|prefetch|max_pixels)"
+    r"|data\.(name|data_dir|feed|resident_mb|threads|workers|prefetch|max_pixels)"
     r"|train\.(devices|fsdp|steps_per_dispatch|stall_seconds|stop_seconds)"
 )
 

@@ -39,7 +39,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from imgclass.data import feed
+from imgclass.data import load
 from imgclass.data.preprocess import Preprocess
 from imgclass.data.source import Indices, Record, Split, checked_indices
 from imgclass.data.tfds_split import cache_folder
@@ -82,6 +82,9 @@ class CachedSplit(Split):
         self._starts = np.frombuffer(index, "<i8", n + 1)
         self._checksums = np.frombuffer(index, "<u4", n, 8 * (n + 1))
         self.bytes = end + _FOOTER.size
+
+    def __reduce__(self) -> tuple:
+        return CachedSplit, (self._split, self.path, self.shape)
 
     @property
     def labels(self) -> np.ndarray:
@@ -234,8 +237,8 @@ def _fill(
     logger.info("decoding %s training pictures into %s", f"{len(split):,}", path)
     starts, checksums, said = [0], [], time.monotonic()
     encode = _as_jpeg if kind == "jpeg" else np.ndarray.tobytes
-    load = functools.partial(_encoded, split, prepare, size, encode)
-    for pictures in _in_order(load, len(split), max(1, _CHUNK_BYTES // each), threads):
+    make = functools.partial(_encoded, split, prepare, size, encode)
+    for pictures in _in_order(make, len(split), max(1, _CHUNK_BYTES // each), threads):
         for picture in pictures:
             file.write(picture)
             starts.append(starts[-1] + len(picture))
@@ -258,7 +261,7 @@ def _encoded(
     encode: Callable[[np.ndarray], bytes],
     part: range,
 ) -> list[bytes]:
-    return [encode(image) for image in feed.load_examples(split, part, prepare, size)]
+    return [encode(image) for image in load.examples(split, part, prepare, size)]
 
 
 def _as_jpeg(image: np.ndarray) -> bytes:
@@ -269,15 +272,15 @@ def _as_jpeg(image: np.ndarray) -> bytes:
 
 
 def _in_order(
-    load: Callable[[range], list[bytes]], n: int, chunk: int, threads: int
+    make: Callable[[range], list[bytes]], n: int, chunk: int, threads: int
 ) -> Iterator[list[bytes]]:
-    """Yields what `load` makes of each chunk, in order, a few chunks ahead."""
-    workers = feed.thread_count(threads)
+    """Yields what `make` returns for each chunk, in order, a few chunks ahead."""
+    workers = load.thread_count(threads)
     pending: collections.deque[concurrent.futures.Future] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(workers, "decode") as pool:
         try:
             for start in range(0, n, chunk):
-                pending.append(pool.submit(load, range(start, min(start + chunk, n))))
+                pending.append(pool.submit(make, range(start, min(start + chunk, n))))
                 if len(pending) > 2 * workers:
                     yield pending.popleft().result()
             while pending:

@@ -13,7 +13,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from imgclass.data import decode, feed, preprocess, splits
+from imgclass.data import decode, load, preprocess, splits
 from imgclass.data.source import Record, Source, Split, open_source
 from imgclass.errors import UsageError, UserError
 
@@ -133,7 +133,7 @@ def find_bad(split: Split, prepare: preprocess.Preprocess, threads: int = 0) -> 
                 found.append(BadFile(index, split.example_names([index])[0], str(error)))
         return found
 
-    with concurrent.futures.ThreadPoolExecutor(feed.thread_count(threads)) as pool:
+    with concurrent.futures.ThreadPoolExecutor(load.thread_count(threads)) as pool:
         return [bad for part in pool.map(check, range(0, len(split), CHUNK)) for bad in part]
 
 
@@ -159,7 +159,7 @@ def mean_and_std(
 
     def sums(start: int) -> tuple[np.ndarray, np.ndarray, int]:
         indices = range(start, min(start + CHUNK, len(split)))
-        images = feed.load_examples(split, indices, prepare, prepare.image_size)
+        images = load.examples(split, indices, prepare, prepare.image_size)
         total, squares = np.zeros((2, prepare.channels), np.int64)
         for image in images:  # one at a time, for whole numbers take eight times the memory
             pixels = image.reshape(-1, prepare.channels).astype(np.int64)
@@ -167,7 +167,7 @@ def mean_and_std(
             squares += (pixels**2).sum(0)
         return total, squares, images.size // prepare.channels
 
-    with concurrent.futures.ThreadPoolExecutor(feed.thread_count(threads)) as pool:
+    with concurrent.futures.ThreadPoolExecutor(load.thread_count(threads)) as pool:
         parts = list(pool.map(sums, range(0, len(split), CHUNK)))
     total, squares, count = (sum(part[i] for part in parts) for i in range(3))
     mean = np.asarray(total, np.float64) / count

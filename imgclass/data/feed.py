@@ -8,111 +8,26 @@ rows sharded over the mesh. No augmentation and no scaling here.
 
 import collections
 import concurrent.futures
-import os
 import threading
 from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 
-from imgclass.data import decode
+from imgclass.data import load
 from imgclass.data.host_crop import RandomCrop
 from imgclass.data.preprocess import Preprocess
 from imgclass.data.sampling import make_order
-from imgclass.data.source import Indices, Record, Split
-from imgclass.errors import UserError
+from imgclass.data.source import Split
+from imgclass.data.workers import Workers
 
 HostBatch = dict[str, np.ndarray]
 Put = Callable[[HostBatch], dict]  # local rows on the host -> the global batch on the devices
 
 
-def thread_count(wanted: int) -> int:
-    """Returns `wanted`, or one thread a core this process may use."""
-    return wanted or len(os.sched_getaffinity(0))
-
-
 def batches_ahead(prefetch: int, threads: int) -> int:
     """Returns `prefetch`, or one batch a thread and at least 4."""
     return prefetch or max(4, threads)
-
-
-def load_examples(
-    split: Split,
-    indices: Indices,
-    preprocess: Preprocess,
-    size: tuple[int, int],
-    dropped: threading.Event | None = None,
-) -> np.ndarray:
-    """Reads, decodes and resizes examples.
-
-    Returns:
-      uint8[len(indices), H, W, C].
-
-    Raises:
-      UserError: naming the first example that is not a whole picture.
-      concurrent.futures.CancelledError: `dropped` was set meanwhile.
-    """
-    images = np.empty((len(indices), *size, preprocess.channels), np.uint8)
-    for row, record in enumerate(split.read(indices)):
-        _go_on(dropped)
-        try:
-            images[row] = preprocess.load(record.image, size)
-        except decode.BadImage as bad:
-            raise _refused(split, record, bad) from bad
-    return images
-
-
-def load_rows(
-    split: Split,
-    indices: np.ndarray,
-    preprocess: Preprocess,
-    size: tuple[int, int],
-    crop: RandomCrop | None,
-    step: int,
-    rows: np.ndarray,
-    dropped: threading.Event | None = None,
-) -> np.ndarray:
-    """Loads rows of a training batch; as `load_examples`, each example decoded once.
-
-    Args:
-      split: the training split.
-      indices: int[k], the example of each row.
-      preprocess: how pictures are prepared.
-      size: height and width on the wire.
-      crop: what to cut out of the decoded picture instead of preparing the whole, if anything.
-      step: of the batch.
-      rows: int[k], their places in the global batch.
-      dropped: set where they are no longer wanted.
-    """
-    once, places = np.unique(indices, return_inverse=True)
-    if crop is None and len(once) == len(indices):
-        return load_examples(split, indices, preprocess, size, dropped)
-    if crop is None:
-        return load_examples(split, once, preprocess, size, dropped)[places]
-    cut = crop.of_step(step)
-    images = np.empty((len(indices), *size, preprocess.channels), np.uint8)
-    for number, record in enumerate(split.read(once)):
-        _go_on(dropped)
-        try:
-            pixels = preprocess.decode(record.image)
-        except decode.BadImage as bad:
-            raise _refused(split, record, bad) from bad
-        for place in np.flatnonzero(places == number):
-            images[place] = cut(pixels, int(rows[place]))
-    return images
-
-
-def _go_on(dropped: threading.Event | None) -> None:
-    # Asked before each picture: a batch of large ones takes half a minute.
-    if dropped is not None and dropped.is_set():
-        raise concurrent.futures.CancelledError
-
-
-def _refused(split: Split, record: Record, bad: decode.BadImage) -> UserError:
-    return UserError(
-        f"{record.name} ({split.name}): {bad}. Mend or remove it, or leave bad pictures out with "
-        "--config.data.bad_files=skip"
-    )
 
 
 def load_all(
@@ -136,12 +51,12 @@ class _Loading:
     ):
         """Starts it."""
         self._images = np.empty((len(split), *size, preprocess.channels), np.uint8)
-        self._pool = concurrent.futures.ThreadPoolExecutor(thread_count(threads), "decode")
+        self._pool = concurrent.futures.ThreadPoolExecutor(load.thread_count(threads), "decode")
         self._dropped = threading.Event()
 
         def fill(start: int) -> None:
             indices = range(start, min(start + self.CHUNK, len(split)))
-            images = load_examples(split, indices, preprocess, size, self._dropped)
+            images = load.examples(split, indices, preprocess, size, self._dropped)
             self._images[indices.start : indices.stop] = images
 
         starts = range(0, len(split), self.CHUNK)
@@ -165,7 +80,7 @@ class _Loading:
 
 
 class StreamFeed:
-    """Decodes `prefetch` batches ahead on host threads, which bounds memory."""
+    """Decodes `prefetch` batches ahead, which bounds memory, on host threads or in processes."""
 
     def __init__(
         self,
@@ -181,21 +96,24 @@ class StreamFeed:
         sampling: str = "uniform",
         crop: RandomCrop | None = None,
         threads: int = 0,
+        processes: int = 0,
         prefetch: int = 0,
     ):
         """Args are those of `sampling.make_order`, and `rows`: this process's global rows.
 
-        With `crop`, its crops of the whole pictures are handed out.
+        With `crop`, its crops of the whole pictures are handed out. With `processes`, each decodes
+        a batch at a time, and a thread waits for it.
 
         A batch is decoded by one thread, so fewer batches ahead than threads leave some idle.
         `prefetch` of 0 is what `batches_ahead` says.
         """
-        self._split, self._preprocess, self._size = split, preprocess, size
-        self._rows, self._put, self._crop = np.asarray(rows), put, crop
+        self._loader = load.BatchLoader(split, preprocess, size, crop)
+        self._rows, self._put, self._labels = np.asarray(rows), put, split.labels
         self.order = make_order(seed, split.labels, batch_size, sampling, repeats)
-        workers = thread_count(threads)
-        self._ahead = batches_ahead(prefetch, workers)
-        self._pool = concurrent.futures.ThreadPoolExecutor(workers, "decode")
+        self._workers = Workers(self._loader, self._rows, processes) if processes else None
+        count = processes or load.thread_count(threads)
+        self._ahead = batches_ahead(prefetch, count)
+        self._pool = concurrent.futures.ThreadPoolExecutor(count, "decode")
         self._dropped = threading.Event()
         self._pending: collections.deque[tuple[int, concurrent.futures.Future]] = (
             collections.deque()
@@ -203,11 +121,11 @@ class StreamFeed:
 
     def _load(self, step: int) -> HostBatch:
         indices = self.order(step)[self._rows]
-        images = load_rows(
-            *(self._split, indices, self._preprocess, self._size, self._crop, step, self._rows),
-            self._dropped,
-        )
-        return _host_batch(images, self._split.labels[indices], indices)
+        if self._workers is not None:
+            images = self._workers.load(step, indices)
+        else:
+            images = self._loader(step, indices, self._rows, self._dropped)
+        return _host_batch(images, self._labels[indices], indices)
 
     def batch(self, step: int) -> dict:
         """Returns the global batch of `step`; the next ones are being decoded meanwhile."""
@@ -223,9 +141,11 @@ class StreamFeed:
             self._pending.popleft()[1].cancel()
 
     def close(self) -> None:
-        """Stops the threads; batches being decoded are dropped."""
+        """Stops the threads or processes; batches being decoded are dropped."""
         self._dropped.set()
         self._drop_pending()
+        if self._workers is not None:
+            self._workers.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -324,7 +244,7 @@ class EvalFeed:
     ):
         """As `StreamFeed`; the decoded split is kept in host memory if it fits resident_bytes."""
         self._split, self._preprocess, self._batch_size = split, preprocess, batch_size
-        self._rows, self._put, self._threads = rows, put, thread_count(threads)
+        self._rows, self._put, self._threads = rows, put, load.thread_count(threads)
         self._ahead = batches_ahead(prefetch, self._threads)
         height, width = preprocess.image_size
         fits = len(split) * height * width * preprocess.channels <= resident_bytes
@@ -344,7 +264,7 @@ class EvalFeed:
         if self._cache is not None:
             images[mask] = self._cache[real]
         elif len(real):
-            images[mask] = load_examples(self._split, real, self._preprocess, size, self._dropped)
+            images[mask] = load.examples(self._split, real, self._preprocess, size, self._dropped)
         labels = np.zeros(len(indices), np.int32)
         labels[mask] = self._split.labels[real]
         return _host_batch(images, labels, np.where(mask, indices, 0), mask)

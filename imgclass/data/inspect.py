@@ -13,7 +13,7 @@ from collections import Counter
 import ml_collections
 import numpy as np
 
-from imgclass.data import decode, feed, preprocess
+from imgclass.data import decode, load, preprocess
 from imgclass.data.dataset import BadFile, read_each
 from imgclass.data.source import Source, Split
 from imgclass.data.splits import Subset, by_parent
@@ -156,7 +156,7 @@ def survey(source: Source, data: ml_collections.ConfigDict) -> Survey:
     measures: dict[str, _Measures] = {}
     surveys: dict[str, SplitSurvey] = {}
     for role, split in source.splits.items():
-        measured, bad = _measure(split, data.max_pixels, feed.thread_count(data.threads))
+        measured, bad = _measure(split, data.max_pixels, load.thread_count(data.threads))
         measures[role] = measured
         surveys[role] = _summary(split, measured, bad, len(source.class_names))
     pieces, conflicts = _duplicates(source, measures)

@@ -2,18 +2,23 @@
 
 `load` runs on the host and ends in uint8; `to_unit` and `standardize` run on the device. A run
 stores what it used (`to_json`), so a picture met years later is treated the same. No augmentation.
+
+JAX is imported by the functions that use it: processes that only decode have no need of it.
 """
 
-import dataclasses
-from typing import Any
+from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
 import ml_collections
 import numpy as np
 from PIL import Image
 
 from imgclass.data import decode
+
+if TYPE_CHECKING:
+    import jax
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +65,8 @@ class Preprocess:
 
     def standardize(self, images: jax.Array) -> jax.Array:
         """Subtracts the mean and divides by the deviation; f32[..., channels] in [0,1] in."""
+        import jax.numpy as jnp
+
         if not self.mean:
             return images
         shape = (1,) * (images.ndim - 1) + (-1,)
@@ -72,7 +79,7 @@ class Preprocess:
         return dataclasses.asdict(self)
 
     @staticmethod
-    def from_json(stored: dict[str, Any]) -> "Preprocess":
+    def from_json(stored: dict[str, Any]) -> Preprocess:
         """Returns what `to_json` stored."""
         plain: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()
@@ -100,6 +107,8 @@ def from_config(
 
 def to_unit(images: jax.Array) -> jax.Array:
     """Scales uint8 pixels to float32 in [0, 1]."""
+    import jax.numpy as jnp
+
     return images.astype(jnp.float32) / jnp.float32(255)
 
 

@@ -63,6 +63,10 @@ class TfdsSplit(Split):
         # The reader makes no promise about threads that holds for every version of array_record.
         self._locks = [threading.Lock() for _ in self.shards]
 
+    def __reduce__(self) -> tuple:
+        # A pickled split opens its files anew.
+        return type(self), (self.name, self.identity, self.shards, *self.keys)
+
     def __len__(self) -> int:
         return int(self._starts[-1])
 

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from imgclass import keys, parallel
-from imgclass.data import feed, preprocess
+from imgclass.data import load, preprocess
 from imgclass.data.source import Split
 from imgclass.evaluate import attacks, bootstrap
 from imgclass.evaluate.corruptions import (
@@ -104,13 +104,13 @@ def _spoiled(
 ) -> Iterator[tuple[int, str, int, np.ndarray]]:
     """Yields (place of the first example, corruption, severity, uint8 pictures)."""
     prepare = found.task.prepare
-    threads = feed.thread_count(found.task.config.data.threads)
+    threads = load.thread_count(found.task.config.data.threads)
     pending: collections.deque = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(threads, "corrupt") as pool:
         try:
             for start in range(0, len(examples), rows):
                 part = examples[start : start + rows]
-                pictures = feed.load_examples(split, part, prepare, prepare.image_size)
+                pictures = load.examples(split, part, prepare, prepare.image_size)
                 for name in names:
                     for severity in SEVERITIES:
                         job = pool.submit(corrupt, pictures, name, severity, SEED, part)
@@ -204,7 +204,7 @@ def attacked(
     for first in tqdm(range(0, len(examples), rows), "attacks", leave=False, disable=None):
         part = examples[first : first + rows]
         labels = split.labels[part]
-        pictures = feed.load_examples(split, part, prepare, prepare.image_size)
+        pictures = load.examples(split, part, prepare, prepare.image_size)
         batch = _batch(found, pictures, labels, part, rows)
         x, truth = preprocess.to_unit(batch["image"]), batch["label"]
         start = attacks.random_start(start_key, batch["index"], x.shape[1:])

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from imgclass import objective, seen
-from imgclass.data import dataset, feed, preprocess, sampling
+from imgclass.data import dataset, load, preprocess, sampling
 from imgclass.evaluate.outcomes import Outcomes
 from imgclass.evaluate.restore import Restored
 from imgclass.explain import maps, overlay
@@ -90,7 +90,7 @@ def show(
         return []
     prepare, examples = found.task.prepare, data.splits[split]
     index, predicted = outcomes.index[rows], outcomes.predicted[rows]
-    images = feed.load_examples(examples, index.tolist(), prepare, prepare.image_size)
+    images = load.examples(examples, index.tolist(), prepare, prepare.image_size)
     overlays = [""] * len(rows)
     if explain:
         ready = prepare.standardize(preprocess.to_unit(jnp.asarray(images)))
@@ -130,7 +130,7 @@ def first_seen(found: Restored, data: dataset.Dataset, most: int = SEEN) -> list
     )  # fmt: skip
     each = objective.VIEWS if config.loss.consistency else 1  # of an example, one after another
     index = np.repeat(order(0), each)[: len(after)].tolist()
-    before = feed.load_examples(split, index, prepare, prepare.image_size)
+    before = load.examples(split, index, prepare, prepare.image_size)
     return [
         Seen(int(split.labels[place]), data_uri(old), data_uri(new))
         for place, old, new in zip(index, before, after, strict=True)

@@ -130,10 +130,17 @@ DATA: dict[str, Key | Duration] = {
         one_of("uniform", "sqrt", "balanced"),
     ),
     "threads": Key(0, "Threads that read and decode; 0 is one per core.", at_least(0)),
+    "workers": Key(
+        0,
+        "Processes that read and decode the training pictures in place of threads, which take "
+        "turns where Python runs; 0 is none. They need the 'stream' feed, which is then what "
+        "data.feed='auto' means.",
+        at_least(0),
+    ),
     "prefetch": Key(
         0,
-        "Batches decoded ahead, by the 'stream' feed and in evaluation, each by one thread; 0 "
-        "is as many as threads, at least 4.",
+        "Batches decoded ahead, by the 'stream' feed and in evaluation, each by one "
+        "thread or process; 0 is as many as those, at least 4.",
         at_least(0),
     ),
 }

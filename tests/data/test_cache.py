@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from imgclass import parallel
-from imgclass.data import cache, feed, folder
+from imgclass.data import cache, feed, folder, load
 from imgclass.data.preprocess import Preprocess
 from imgclass.errors import UserError
 from tests import tiny
@@ -180,7 +180,7 @@ def test_a_bad_picture_is_named_and_leaves_no_cache(tmp_path, home):
 
 def test_no_room_is_said_before_anything_is_decoded(tmp_path, home, monkeypatch):
     split = a_split(tmp_path)
-    monkeypatch.setattr(feed, "load_examples", None)
+    monkeypatch.setattr(load, "examples", None)
     with pytest.raises(UserError, match=r"bytes are needed.*XDG_CACHE_HOME.*data\.cache=''"):
         cache.cached(split, PREPARE, (10**6, 10**7), "raw")
     assert list(home.iterdir()) == []

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from imgclass import build, feeds, parallel
-from imgclass.data import dataset, feed, folder, order
+from imgclass.data import dataset, feed, folder, load, order
 from imgclass.data.arrays import ArraySplit
 from imgclass.data.preprocess import Preprocess
 from imgclass.errors import UserError
@@ -235,15 +235,15 @@ def test_a_bad_file_is_named(tmp_path, kind):
 
 def test_a_resident_set_that_is_closed_while_loading_leaves_the_rest(tmp_path, monkeypatch):
     begun, go_on, asked = threading.Event(), threading.Event(), []
-    load = feed.load_examples
+    examples = load.examples
 
     def held(split, indices, *args):
         asked.append(indices.start)
         begun.set()
         go_on.wait(60)
-        return load(split, indices, *args)
+        return examples(split, indices, *args)
 
-    monkeypatch.setattr(feed, "load_examples", held)
+    monkeypatch.setattr(load, "examples", held)
     monkeypatch.setattr(feed._Loading, "CHUNK", 2)
     feeding = resident(file_split(tmp_path, 9), 3)  # returns while its first two are held
     assert begun.wait(60)

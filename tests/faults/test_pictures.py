@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from imgclass import train
-from imgclass.data import decode, feed
+from imgclass.data import decode, load
 from imgclass.data.dataset import open_dataset
 from imgclass.evaluate import predict, restore
 from tests import tiny
@@ -119,7 +119,7 @@ def test_every_orientation_is_one_picture_in_training_evaluation_and_prediction(
     found = restore.restore(tmp_path / "run")
     data = open_dataset(found.task.config)
     for role in ("train", "validation"):
-        got = feed.load_examples(data.splits[role], range(16), data.prepare, (8, 8))
+        got = load.examples(data.splits[role], range(16), data.prepare, (8, 8))
         for row, label in zip(got, data.splits[role].labels, strict=True):
             np.testing.assert_array_equal(row, pixels[label])
     paths = [str(root / f"train/class1/{orientation}.png") for orientation in range(1, 9)]

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from imgclass import cli, train
-from imgclass.data import feed
+from imgclass.data import load
 from imgclass.data.digits import open_digits
 from imgclass.errors import UserError
 from tests import tiny
@@ -131,16 +131,16 @@ def test_a_picture_that_vanishes_while_training_is_named(tmp_path, monkeypatch):
 
 def test_a_decoding_thread_that_fails_ends_the_run_with_its_error(data, tmp_path, monkeypatch):
     """Threads cannot be killed alone: what can happen to one is an error, which has to arrive."""
-    real = feed.load_examples
+    real = load.examples
     calls = []
 
-    def load(*args, **named):
+    def loaded(*args, **named):
         calls.append(args)
         if len(calls) == 3:
             raise MemoryError("decode")
         return real(*args, **named)
 
-    monkeypatch.setattr(feed, "load_examples", load)
+    monkeypatch.setattr(load, "examples", loaded)
     with pytest.raises(MemoryError, match="decode"):
         train.train_and_evaluate(tiny.config(data, CHANGES), tmp_path)
 

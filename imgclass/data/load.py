@@ -1,0 +1,114 @@
+"""Examples as pixels, on the host: read, decoded, cut out or resized.
+
+What the feeds' threads and the processes of `workers` do. JAX is not imported here, nor by what is
+imported here: a process that decodes has no use for it.
+"""
+
+import concurrent.futures
+import dataclasses
+import os
+import threading
+
+import numpy as np
+
+from imgclass.data import decode
+from imgclass.data.host_crop import RandomCrop
+from imgclass.data.preprocess import Preprocess
+from imgclass.data.source import Indices, Record, Split
+from imgclass.errors import UserError
+
+
+def thread_count(wanted: int) -> int:
+    """Returns `wanted`, or one thread a core this process may use."""
+    return wanted or len(os.sched_getaffinity(0))
+
+
+def examples(
+    split: Split,
+    indices: Indices,
+    preprocess: Preprocess,
+    size: tuple[int, int],
+    dropped: threading.Event | None = None,
+) -> np.ndarray:
+    """Reads, decodes and resizes examples.
+
+    Returns:
+      uint8[len(indices), H, W, C].
+
+    Raises:
+      UserError: naming the first example that is not a whole picture.
+      concurrent.futures.CancelledError: `dropped` was set meanwhile.
+    """
+    images = np.empty((len(indices), *size, preprocess.channels), np.uint8)
+    for row, record in enumerate(split.read(indices)):
+        _go_on(dropped)
+        try:
+            images[row] = preprocess.load(record.image, size)
+        except decode.BadImage as bad:
+            raise _refused(split, record, bad) from bad
+    return images
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchLoader:
+    """What loads rows of training batches; it can be pickled where its split can.
+
+    Attributes:
+      split: the training split.
+      preprocess: how pictures are prepared.
+      size: height and width on the wire.
+      crop: what to cut out of the decoded picture instead of preparing the whole, if anything.
+    """
+
+    split: Split
+    preprocess: Preprocess
+    size: tuple[int, int]
+    crop: RandomCrop | None = None
+
+    def __call__(
+        self,
+        step: int,
+        indices: np.ndarray,
+        rows: np.ndarray,
+        dropped: threading.Event | None = None,
+    ) -> np.ndarray:
+        """Loads rows of one batch, each example decoded once; otherwise as `examples`.
+
+        Args:
+          step: of the batch.
+          indices: int[k], the example of each row.
+          rows: int[k], their places in the global batch.
+          dropped: set where they are no longer wanted.
+
+        Returns:
+          uint8[k, H, W, C].
+        """
+        once, places = np.unique(indices, return_inverse=True)
+        if self.crop is None:
+            if len(once) == len(indices):
+                return examples(self.split, indices, self.preprocess, self.size, dropped)
+            return examples(self.split, once, self.preprocess, self.size, dropped)[places]
+        cut = self.crop.of_step(step)
+        images = np.empty((len(indices), *self.size, self.preprocess.channels), np.uint8)
+        for number, record in enumerate(self.split.read(once)):
+            _go_on(dropped)
+            try:
+                pixels = self.preprocess.decode(record.image)
+            except decode.BadImage as bad:
+                raise _refused(self.split, record, bad) from bad
+            for place in np.flatnonzero(places == number):
+                images[place] = cut(pixels, int(rows[place]))
+        return images
+
+
+def _go_on(dropped: threading.Event | None) -> None:
+    # Asked before each picture: a batch of large ones takes half a minute.
+    if dropped is not None and dropped.is_set():
+        raise concurrent.futures.CancelledError
+
+
+def _refused(split: Split, record: Record, bad: decode.BadImage) -> UserError:
+    return UserError(
+        f"{record.name} ({split.name}): {bad}. Mend or remove it, or leave bad pictures out with "
+        "--config.data.bad_files=skip, in a --workdir of its own"
+    )
