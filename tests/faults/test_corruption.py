@@ -126,7 +126,9 @@ def half(data):
     return data[: len(data) // 2]
 
 
-@pytest.mark.parametrize("damage", [zeros, half, lambda _: b"", None], ids=str)
+@pytest.mark.parametrize(
+    "damage", [zeros, half, lambda _: b"", None], ids=["zeroed", "cut", "emptied", "removed"]
+)
 def test_any_file_zeroed_cut_emptied_or_removed_is_found(two, tmp_path, caplog, damage):
     saved, like = two
     for path in files_of(tmp_path, 20):
