@@ -91,7 +91,7 @@ class CNN(nn.Module):
                 x = act(x)
             stages[name] = x = x if early else self._pool(f"{name}_pool", x)
         last_map = x
-        x = layers.global_mean(x) if self.head == "average" else x.reshape(x.shape[0], -1)
+        x = layers.global_mean(x) if self.head == "average" else layers.flatten(x, train)
         for layer, width in enumerate(self.hidden):
             x = act(layers.Dense(width, dtype=self.dtype, name=f"hidden{layer + 1}")(x))
         pooled = x

@@ -1,7 +1,7 @@
-"""Depthwise convolution, one filter a channel: on CPU a fast form, elsewhere XLA's own.
+"""Depthwise convolution, one filter a channel: on CPU fast forms, elsewhere XLA's own.
 
-Which of the two, the platform decides that a program is lowered for, not the machine that lowers
-it. Nothing else belongs here, and only `layers` uses it.
+Which of them, the platform decides that a program is lowered for, not the machine that lowers it.
+Nothing else belongs here, and only `layers` and `cpu_conv` use it.
 """
 
 import functools
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from imgclass import process
 from imgclass.models import batch_norm
 
 # Before and after the rows, before and after the columns, pixels.
@@ -23,7 +24,9 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
     On two loaded CPU cores the fast form took, by shape of eight, a 13th to a 185th of the grouped
     convolution's time for the value and a 9th to a 129th for the gradients; a training step of
     mobilenet_v3_small at 224 pixels took a third, inference of efficientnet_lite0 a quarter.
-    Compiling that step for 32 pixels took 1.3 times the processor time.
+    Compiling that step for 32 pixels took 1.3 times the processor time. oneDNN, where it is
+    installed and the convolution large enough for a call, takes a quarter to a half of that form's
+    time for the value (layers of mobilenet_v3_large, 32 pictures), and so makes it.
 
     Derivatives are for reverse mode, of any order; there are none in forward mode.
 
@@ -36,12 +39,10 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
     Returns:
       float[batch, height', width', channels], of x's dtype.
     """
-    return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=functools.partial(_by_tap, stride=stride, pads=pads),
-        default=functools.partial(_grouped, stride=stride, pads=pads),
-    )
+    grouped = functools.partial(_grouped, stride=stride, pads=pads)
+    # With oneDNN it is `cpu_conv` that chooses: only there is the number of devices known.
+    cpu = grouped if process.onednn else functools.partial(by_tap, stride=stride, pads=pads)
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=grouped)
 
 
 def _forward(
@@ -76,8 +77,11 @@ def _grouped(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Ar
     )
 
 
-def _by_tap(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
-    """Adds up shifted pictures, each times its tap: elementwise, so that it fuses to one loop."""
+def by_tap(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
+    """Adds up shifted pictures, each times its tap: elementwise, so that it fuses to one loop.
+
+    Args and result are those of `conv`.
+    """
     return _correlated(_padded(x, pads), kernel, stride)
 
 

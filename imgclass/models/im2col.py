@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from imgclass import process
 from imgclass.models.apart import apart
 
 # Before and after the rows, before and after the columns, pixels.
@@ -45,16 +46,22 @@ def conv(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
     Returns:
       float[batch, height', width', out], of x's dtype.
     """
-    by_product = functools.partial(_by_product, pads=pads)
-    return lax.platform_dependent(
-        x, kernel, cpu=by_product, default=functools.partial(_plain, pads=pads)
-    )
+    plain = functools.partial(_plain, pads=pads)
+    cpu = plain if _is_quick(kernel) else functools.partial(_by_product, pads=pads)
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=plain)
 
 
 def _forward(
     x: jax.Array, kernel: jax.Array, pads: Pads
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return conv(x, kernel, pads), (x, kernel)
+    by_product = functools.partial(_by_product, pads=pads)
+    plain = functools.partial(_plain, pads=pads)
+    return lax.platform_dependent(x, kernel, cpu=by_product, default=plain), (x, kernel)
+
+
+def _is_quick(kernel: jax.Array) -> bool:
+    """Returns whether a convolution whose windows nobody wants again is left to oneDNN."""
+    return bool(process.onednn) and kernel.shape[2] > 1
 
 
 def _backward(

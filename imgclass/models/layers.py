@@ -17,6 +17,7 @@ from jax import lax
 from imgclass.config import nearest
 from imgclass.errors import UsageError
 from imgclass.models import batch_norm, cpu_conv, depthwise, im2col, sums, tiled_pool
+from imgclass.models.apart import apart
 
 # 'VALID', 'SAME' (as TensorFlow and Keras pad), or so many pixels on all four sides (as PyTorch).
 Padding = str | int
@@ -177,7 +178,22 @@ def avg_pool(
 
 def global_mean(x: jax.Array) -> jax.Array:
     """Averages float[batch, height, width, channels] over space, in float32 or wider."""
-    return x.astype(batch_norm.wide(x.dtype)).mean(axis=(1, 2)).astype(x.dtype)
+    total = sums.by_picture(x.astype(batch_norm.wide(x.dtype)))
+    return (total / math.prod(x.shape[1:3])).astype(x.dtype)
+
+
+def flatten(x: jax.Array, train: bool) -> jax.Array:
+    """Makes one vector of each picture's map: float[batch, height, width, channels] to [batch, -1].
+
+    In inference XLA:CPU would merge this into whatever made the map, whose loops then divide to
+    find a pixel's row, column and channel: the default CNN's pool took 2.5 ms instead of 0.5 (32
+    pictures, 2 Zen 4 cores). In training the map is kept for the gradient, and so left alone.
+    """
+
+    def flat(x: jax.Array) -> jax.Array:
+        return x.reshape(x.shape[0], -1)
+
+    return flat(x) if train else apart(flat)(x)
 
 
 class Conv(nn.Module):

@@ -114,7 +114,7 @@ class VGG(nn.Module):
             stages[f"stage{stage + 1}"] = x
         last_map = x
         x = adaptive_mean(x, _GRID)
-        x = x.reshape(x.shape[0], -1)
+        x = layers.flatten(x, train)
         for name in ("classifier1", "classifier2"):
             pooled = jax.nn.relu(self._dense(_HIDDEN, name)(x))
             x = nn.Dropout(self.dropout, deterministic=not train)(pooled)

@@ -1,5 +1,6 @@
 """oneDNN's convolutions inside JAX's programs: values, derivatives, and where they are not used."""
 
+import functools
 import logging
 import os
 import signal
@@ -18,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from imgclass import process
 from imgclass.models import cpu_conv, layers, onednn
 from tests import tiny
+from tests.models import test_depthwise
 
 LIBRARY, _ = process.find_onednn()
 pytestmark = pytest.mark.skipif(not LIBRARY, reason="the extra `fast` is not installed")
@@ -221,6 +223,54 @@ def test_small_ones_are_left_to_xla(monkeypatch):
         x = jnp.ones((1, 6, 6, int(16 * filters)))
         kernel = jnp.ones((3, 3, int(16 * filters), 1))
         assert calls(layers.conv, x, kernel) == (made, 1 - made)
+
+
+@pytest.mark.parametrize(("size", "stride", "padding"), [(3, 1, 1), (3, 2, "SAME"), (5, 2, 2)])
+def test_depthwise_values_and_gradients_equal_loops(size, stride, padding):
+    def conv(x, kernel):
+        return layers.conv(x, kernel, stride, padding, groups=x.shape[-1])
+
+    x, kernel, dy = test_depthwise.draw((2, 9, 10, 16), size, stride, padding)
+    assert calls(conv, x, kernel) == (1, 0)
+    got = jax.jit(functools.partial(value_and_pulls, conv))(x, kernel, dy)
+    close(got, test_depthwise.by_loops(x, kernel, stride, padding, dy))
+
+
+def test_what_is_depthwise_and_not_onednns_has_the_other_form(monkeypatch):
+    """XLA's own would take a hundred times as long on a CPU."""
+
+    def conv(x, kernel):
+        return layers.conv(x, kernel, 2, "SAME", groups=x.shape[-1])
+
+    x, kernel, dy = test_depthwise.draw((8, 9, 10, 16), 3, 2, "SAME")
+    wanted = test_depthwise.by_loops(x, kernel, 2, "SAME", dy)[0]
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    rows = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+    assert calls(conv, rows, kernel) == (0, 0)
+    close(jax.jit(conv)(rows, kernel), wanted)
+    exported = jax.export.export(jax.jit(conv), platforms=("cpu",))(x, kernel)
+    assert "stablehlo.convolution" not in exported.mlir_module()
+    for platform in ("cuda", "tpu"):
+        lowered = jax.jit(conv).trace(x, kernel).lower(lowering_platforms=(platform,))
+        assert lowered.as_text().count("stablehlo.convolution") == 1
+    monkeypatch.setattr(cpu_conv, "LEAST", 1_000_000)
+    assert calls(lambda x, kernel: conv(x, kernel), x, kernel) == (0, 0)
+    # A convolution that `depthwise` would not ask for stays XLA's.
+    assert calls(lambda x, k: layers.conv(x, k, groups=8), x, jnp.ones((3, 3, 2, 16))) == (0, 1)
+
+
+def test_the_first_convolution_is_a_product_only_where_its_windows_are_wanted_again():
+    def conv(x, kernel):
+        return layers.conv(x, kernel, 1, 1)
+
+    def pulled(x, kernel):
+        y, pull = jax.vjp(lambda kernel: conv(x, kernel), kernel)
+        return y, pull(y)
+
+    x, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
+    assert calls(conv, x, kernel) == (1, 0)
+    assert calls(pulled, x, kernel) == (0, 0)
+    assert calls(conv, x[..., :1], kernel[:, :, :1]) == (0, 0)
 
 
 def test_threads_may_run_one_program_at_once():

@@ -333,6 +333,14 @@ def test_an_unknown_activation_is_answered_with_the_nearest():
         layers.activation("rleu")
 
 
+@pytest.mark.parametrize("train", [True, False])
+def test_flattening_takes_rows_columns_channels_in_this_order(train):
+    x = np.arange(24.0).reshape(2, 2, 3, 2)
+    flat, pull = jax.vjp(jax.jit(lambda x: layers.flatten(x, train)), jnp.float32(x))
+    assert flat.tolist() == [list(range(12)), list(range(12, 24))]
+    np.testing.assert_array_equal(pull(flat)[0], x)
+
+
 def test_a_max_pool_before_bias_and_relu_gives_what_one_after_them_does():
     x = jax.random.normal(jax.random.key(0), (2, 9, 9, 5))
     layer = layers.Conv(4, 3)
