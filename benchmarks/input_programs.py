@@ -7,6 +7,8 @@ The feed is the one that training gets from the config; the augmentation is that
 
 import json
 import os
+import pathlib
+import re
 import resource
 import sys
 import time
@@ -59,6 +61,13 @@ def opened(changes: dict[str, Any]) -> tuple[build.Task, dataset.Dataset]:
     return build.from_data(config, data, mesh, 1, 0), data
 
 
+def workers_peak() -> int:
+    """Returns the peak memory of this process's children, added up, KiB."""
+    children = pathlib.Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    found = (pathlib.Path(f"/proc/{child}/status").read_text() for child in children)
+    return sum(int(re.findall(r"VmHWM:\s*(\d+)", status)[0]) for status in found)
+
+
 def measure(changes: dict[str, Any], augments: bool, seconds: float) -> dict[str, float]:
     """Returns images a second and the process's peak, as a training run would see them."""
     task, data = opened(changes)
@@ -87,10 +96,11 @@ def measure(changes: dict[str, Any], augments: bool, seconds: float) -> dict[str
         previous, at = last, at + 1
     jax.block_until_ready(last)
     taken = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + workers_peak()
     feed.close()
     return {
         "images_per_second": (at - 1) * config.train.batch_size / taken,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mib": peak / 1024,
         "seconds_to_fill": filled,
     }
 

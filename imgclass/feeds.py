@@ -14,6 +14,7 @@ from imgclass.data import cache, dataset, feed
 from imgclass.data.host_crop import RandomCrop
 from imgclass.data.preprocess import Preprocess
 from imgclass.data.source import Split
+from imgclass.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,11 @@ def train_size(task: Task) -> tuple[int, int]:
 def train_feed(task: Task, data: dataset.Dataset) -> feed.StreamFeed | feed.ResidentFeed:
     """Returns the training feed that `data.feed` asks for."""
     config = task.config
+    if config.data.workers and data.source.kind == "arrays":
+        raise UsageError(
+            f"data.workers={config.data.workers}: the pictures of {data.source.name} are in "
+            "memory, and need no decoding. Leave it 0"
+        )
     split, prepare = training_pictures(task, data)
     if isinstance(split, cache.CachedSplit):
         logger.info("training pictures: %s (%.0f MiB)", split.path, split.bytes / 2**20)

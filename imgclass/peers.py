@@ -206,7 +206,11 @@ class _Watch:
         with contextlib.suppress(Exception):
             until = time.monotonic() + GRACE + 2 * INTERVAL
             while self._me == 0 and time.monotonic() < until:
-                if len(self._client.key_value_dir_get(_LEFT)) >= self._count:
+                gone = {key.removeprefix(_LEFT) for key, _ in self._client.key_value_dir_get(_LEFT)}
+                for key, value in self._client.key_value_dir_get(_FAILED):
+                    if json.loads(value)[1] == LOST:  # it will not say goodbye
+                        gone.add(key.removeprefix(_FAILED))
+                if len(gone) >= self._count:
                     return
                 time.sleep(0.05)
 

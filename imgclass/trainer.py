@@ -31,7 +31,7 @@ class Trainer:
     def __init__(
         self, task: build.Task, data: dataset.Dataset, stop: signals.StopRequest | None = None
     ):
-        """Starts loading a resident set, or the decoding threads. Use as a context manager.
+        """Starts loading a resident set, or what decodes. Use as a context manager.
 
         When `stop` is asked for, waiting for data is given up. `wait_seconds` estimates how long
         the devices stood idle for want of data: this host's time in the feed, but for those times

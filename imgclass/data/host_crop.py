@@ -1,8 +1,8 @@
 """Random resized crops on the host, out of the whole original picture.
 
 `augment.crop_on='host'`: what the device would cut out of a picture brought to `load_size`, the
-stream feed's threads cut out of the original, and resize once. Which box a row gets depends on
-(seed, step, row) alone, as on the device; they are other boxes than the device's.
+stream feed's threads or processes cut out of the original, and resize once. Which box a row gets
+depends on (seed, step, row) alone, as on the device; they are other boxes than the device's.
 """
 
 import dataclasses

@@ -6,10 +6,12 @@ third of a picture of 32 pixels, and two threads there are hardly faster than on
 A process is given a pickled `BatchLoader` at its start, then one batch at a time, and puts the
 pixels into memory that it shares. It imports neither JAX nor the main script. It leaves signals to
 its parent, and ends when the parent does, however that ends: then nobody holds the other end of its
-connection. The memory has no name in any file system, so nothing is left behind either.
+connection. (One that is at work ends after its batch.) The memory has no name in any file system,
+so nothing is left behind either.
 """
 
 import concurrent.futures
+import contextlib
 import mmap
 import os
 import pickle
@@ -25,9 +27,12 @@ import numpy as np
 from imgclass.data.load import BatchLoader
 from imgclass.errors import UserError
 
-# What a new process does: its arguments are two file descriptors and where modules are.
+# What a new process does: its arguments are two file descriptors and where modules are. A signal
+# may be sent to every process of a job, and the parent still wants its batches.
 _START = """
-import sys
+import signal, sys
+for number in signal.SIGINT, signal.SIGTERM:
+    signal.signal(number, signal.SIG_IGN)
 connection, memory, *sys.path = sys.argv[1:]
 from imgclass.data import workers
 workers.serve(int(connection), int(memory))
@@ -67,9 +72,8 @@ class Workers:
             if self._closed:
                 raise concurrent.futures.CancelledError from None
             raise UserError(
-                f"a process that decodes training pictures {worker.end()}, perhaps for want of "
-                "memory. Go on with fewer: --config.data.workers=N, or 0 for threads, and "
-                "--allow_config_change"
+                f"a process that decodes training pictures {worker.end()}. Go on with fewer: "
+                "--config.data.workers=N, or 0 for threads, and --allow_config_change"
             ) from None
         finally:
             self._idle.put(worker)
@@ -96,11 +100,12 @@ class _Worker:
             pixels = np.frombuffer(mmap.mmap(memory, size, prot=mmap.PROT_READ), np.uint8)
             self._pixels = pixels.reshape(shape)
             given = theirs.fileno(), memory
-            places = [place or os.getcwd() for place in sys.path]
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _START, *map(str, given), *places],
+                [sys.executable, "-c", _START, *map(str, given), *sys.path],
                 pass_fds=given,
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # or who reads the parent's would wait for this one
+                env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # else a thread a core, idle
                 process_group=0,  # the terminal's Ctrl-C is for the parent
             )
         finally:
@@ -120,27 +125,32 @@ class _Worker:
     def end(self) -> str:
         """Returns how it ended."""
         status = self.process.wait()
-        return f"was ended by {signal.Signals(-status).name}" if status < 0 else "has ended"
+        if status >= 0:
+            return f"ended with status {status}"
+        name = signal.Signals(-status).name
+        memory = ", perhaps for want of memory" if name in ("SIGKILL", "SIGBUS") else ""
+        return f"was ended by {name}{memory}"
 
 
 def serve(connection: int, memory: int) -> None:
     """Loads batches until the parent is gone; what the new process runs."""
-    # A signal may be sent to every process of a job, and the parent still wants its batches.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
     parent = Connection(connection)
     pixels = np.frombuffer(mmap.mmap(memory, 0), np.uint8)
-    try:
-        loader: BatchLoader = pickle.loads(parent.recv_bytes())
+    loader: BatchLoader | None = None
+
+    def answer(pickled: bytes, asked: tuple) -> Exception | None:
+        nonlocal loader
+        try:
+            if loader is None:
+                loader = pickle.loads(pickled)
+            pixels[:] = loader(*asked).reshape(-1)
+            return None
+        except UserError as error:
+            return error
+        except Exception:  # its like may not be picklable
+            return RuntimeError(f"in a decoding process:\n{traceback.format_exc()}")
+
+    with contextlib.suppress(EOFError, ConnectionError):
+        pickled = parent.recv_bytes()
         while True:
-            asked = parent.recv()
-            failure: Exception | None = None
-            try:
-                pixels[:] = loader(*asked).reshape(-1)
-            except UserError as error:
-                failure = error
-            except Exception:  # its like may not be picklable
-                failure = RuntimeError(f"in a decoding process:\n{traceback.format_exc()}")
-            parent.send(failure)
-    except (EOFError, OSError):
-        sys.exit()
+            parent.send(answer(pickled, parent.recv()))

@@ -39,10 +39,14 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
     Returns:
       float[batch, height', width', channels], of x's dtype.
     """
-    grouped = functools.partial(_grouped, stride=stride, pads=pads)
-    # With oneDNN it is `cpu_conv` that chooses: only there is the number of devices known.
-    cpu = grouped if process.onednn else functools.partial(by_tap, stride=stride, pads=pads)
-    return lax.platform_dependent(x, kernel, cpu=cpu, default=grouped)
+    if process.onednn:  # `cpu_conv` chooses, for there the number of devices is known
+        return _grouped(x, kernel, stride, pads)
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=functools.partial(by_tap, stride=stride, pads=pads),
+        default=functools.partial(_grouped, stride=stride, pads=pads),
+    )
 
 
 def _forward(

@@ -11,9 +11,24 @@ import jax.numpy as jnp
 from jax import lax
 
 
+@jax.custom_vjp
 def by_picture(x: jax.Array) -> jax.Array:
-    """Sums float[batch, ..., channels] over all that is between: [batch, channels]."""
+    """Sums float[batch, ..., channels] over all that is between: [batch, channels].
+
+    For reverse mode, of any order: the product's own derivative would be a product again.
+    """
     return lax.platform_dependent(x, cpu=_by_product, default=_by_sum)
+
+
+def _sum(x: jax.Array) -> tuple[jax.Array, tuple[int, ...]]:
+    return by_picture(x), x.shape
+
+
+def _spread(shape: tuple[int, ...], dy: jax.Array) -> tuple[jax.Array]:
+    return (jnp.broadcast_to(dy.reshape(shape[0], *(1,) * (len(shape) - 2), shape[-1]), shape),)
+
+
+by_picture.defvjp(_sum, _spread)
 
 
 def _by_product(x: jax.Array) -> jax.Array:

@@ -133,8 +133,8 @@ DATA: dict[str, Key | Duration] = {
     "workers": Key(
         0,
         "Processes that read and decode the training pictures in place of threads, which take "
-        "turns where Python runs; 0 is none. They need the 'stream' feed, which is then what "
-        "data.feed='auto' means.",
+        "turns where Python runs; so many for each process that trains; 0 is none. They need the "
+        "'stream' feed, which is then what data.feed='auto' means.",
         at_least(0),
     ),
     "prefetch": Key(

@@ -100,7 +100,7 @@ AUGMENT: dict[str, Key | Duration] = {
     "crop_on": Key(
         "device",
         "Where that crop is taken: on the 'device', out of pictures of data.load_size, or on the "
-        "'host' by the decoding threads, out of the whole original (or of data.cache).",
+        "'host' by what decodes, out of the whole original (or of data.cache).",
         one_of("device", "host"),
     ),
     "policy": Key(

@@ -22,7 +22,10 @@ def photos(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.mark.parametrize("name", ["photos", "photos, device", "photos, raw", "raw", "jpeg"])
+PROGRAMS = ["photos", "photos, workers", "photos, device", "photos, raw", "raw", "jpeg"]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_gives_a_rate(photos, tmp_path, name):
     bench.copied(photos, tmp_path / "set", 6)
     changes, key, augments = input_programs.PROGRAMS[name]
@@ -51,16 +54,17 @@ def test_the_table_has_a_row_a_program_and_a_peer(photos, tmp_path, monkeypatch,
     shown = capsys.readouterr().out
     assert "resident: left out" in shown
     assert "tf.data, default" in shown
-    assert "5.00 of the first" in shown
+    assert "6.00 of the first" in shown
     assert list(commands) == [
-        "photos", "photos, device", "photos, raw", "tf.data", "tf.data, default",
+        "photos", "photos, workers", "photos, device", "photos, raw", "tf.data",
+        "tf.data, default",
     ]  # fmt: skip
     assert commands["tf.data, default"][0] == "TF"
     assert commands["tf.data, default"][-1] == "default"
     rows = json.loads(out.read_text())["figures"]["photos"]
-    assert rows["tf.data"]["median"] == rows["tf.data"]["max"] == 40
+    assert rows["tf.data"]["median"] == rows["tf.data"]["max"] == 50
     assert rows["tf.data"]["count"] == 3
-    assert rows["tf.data"]["peak_mib"] == 53
+    assert rows["tf.data"]["peak_mib"] == 54
 
 
 def test_links_make_a_set_of_any_size(photos, tmp_path):

@@ -18,7 +18,7 @@ from imgclass.config import ConfigError
 from imgclass.data import cache, dataset, digits, feed, folder, host_crop
 from imgclass.data.arrays import ArraySplit
 from imgclass.data.preprocess import Preprocess
-from imgclass.errors import UserError
+from imgclass.errors import UsageError, UserError
 from tests import tiny
 
 PREPARE = Preprocess(image_size=(8, 8))
@@ -126,22 +126,33 @@ def test_an_error_that_is_nobodys_fault_arrives_with_its_traceback(tmp_path):
         feeding.batch(0)
 
 
+def test_what_keeps_one_from_starting_is_told(tmp_path):
+    split = of_a_cache(tmp_path)[0]
+    with contextlib.closing(stream(split, 1)) as feeding:
+        split.path.unlink()  # which a pickled split opens anew
+        with pytest.raises(RuntimeError, match=r"(?s)Traceback.*No such file.*\.raw"):
+            feeding.batch(0)
+
+
 def test_a_process_that_is_killed_is_told_of(tmp_path):
     with contextlib.closing(stream(file_split(tmp_path), 2)) as feeding:
         feeding.batch(0)
         for pid in pids(feeding):
             os.kill(pid, signal.SIGKILL)
-        with pytest.raises(UserError, match=r"was ended by SIGKILL.*--config\.data\.workers=N"):
+        with pytest.raises(
+            UserError, match=r"was ended by SIGKILL, .*memory.*--config\.data\.workers=N"
+        ):
             list(map(feeding.batch, range(1, 9)))
 
 
-def test_signals_to_all_processes_of_a_job_leave_them_at_work(tmp_path):
+@pytest.mark.parametrize("seconds", [0.15, 1.5])  # while NumPy is imported, and later
+def test_signals_to_all_processes_of_a_job_leave_them_at_work(tmp_path, seconds):
     with contextlib.closing(stream(file_split(tmp_path), 2)) as feeding:
-        feeding.batch(0), feeding.batch(1), feeding.batch(2)  # both are at work
+        time.sleep(seconds)
         for number in (signal.SIGINT, signal.SIGTERM):
             for pid in pids(feeding):
                 os.kill(pid, number)
-        for step in range(3, 9):
+        for step in range(6):
             feeding.batch(step)
 
 
@@ -193,8 +204,10 @@ def test_they_end_with_a_parent_that_is_killed(tmp_path):
     assert all_end(found)
 
 
-def test_they_do_not_import_jax_or_the_script(tmp_path):
-    with contextlib.closing(stream(of_a_cache(tmp_path)[0], 1)) as feeding:
+@pytest.mark.parametrize("make", [of_tfds, of_a_cache])
+def test_they_do_not_import_jax_or_the_script(tmp_path, monkeypatch, make):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    with contextlib.closing(stream(make(tmp_path)[0], 1)) as feeding:
         feeding.batch(0)
         mapped = pathlib.Path(f"/proc/{pids(feeding)[0]}/maps").read_text()
     assert "numpy" in mapped
@@ -202,15 +215,23 @@ def test_they_do_not_import_jax_or_the_script(tmp_path):
 
 
 def test_the_config_asks_for_them(tmp_path):
-    config = tiny.config(tiny.archive(tmp_path), {"data.workers": 2})
-    found = dataset.open_dataset(config)
-    mesh = parallel.make_mesh(1, config.train.batch_size)
-    task = build.from_data(config, found, mesh, 6, 0)
+    def opened(name):
+        config = tiny.config(name, {"data.workers": 2, "data.test_split": ""})
+        found = dataset.open_dataset(config)
+        mesh = parallel.make_mesh(1, config.train.batch_size)
+        return build.from_data(config, found, mesh, 6, 0), found
+
+    archive = tiny.archive(tmp_path)
+    with pytest.raises(UsageError, match=r"data\.workers=2: the pictures of .*npz are in memory"):
+        feeds.train_feed(*opened(archive))
+    root = tmp_path / "pictures"
+    tiny.folder(root, "train", 20), tiny.folder(root, "validation", 6)
+    task, found = opened(root)
     with contextlib.closing(feeds.train_feed(task, found)) as feeding:
         assert isinstance(feeding, feed.StreamFeed)  # though 'auto' would keep so small a set
         assert len(pids(feeding)) == 2
     with pytest.raises(ConfigError, match=r"data\.workers needs the stream feed"):
-        tiny.config(tmp_path / "data.npz", {"data.workers": 2, "data.feed": "resident"})
+        tiny.config(root, {"data.workers": 2, "data.feed": "resident"})
 
 
 def test_a_run_with_them_is_the_run_without(tmp_path):

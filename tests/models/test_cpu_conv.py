@@ -255,8 +255,20 @@ def test_what_is_depthwise_and_not_onednns_has_the_other_form(monkeypatch):
         assert lowered.as_text().count("stablehlo.convolution") == 1
     monkeypatch.setattr(cpu_conv, "LEAST", 1_000_000)
     assert calls(lambda x, kernel: conv(x, kernel), x, kernel) == (0, 0)
-    # A convolution that `depthwise` would not ask for stays XLA's.
+    # What `depthwise` does not ask for stays XLA's: two channels a group, and other dtypes.
     assert calls(lambda x, k: layers.conv(x, k, groups=8), x, jnp.ones((3, 3, 2, 16))) == (0, 1)
+
+    def plain(x, kernel, dtype=None):
+        return lax.conv_general_dilated(
+            x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=2, preferred_element_type=dtype,
+        )  # fmt: skip
+
+    large = jnp.full((1, 1, 1, 2), 2**24 + 1, jnp.int32)  # more than float32 can count
+    assert jax.jit(plain)(large, jnp.ones_like(large)).tolist() == large.tolist()
+    narrow = jnp.ones((1, 3, 3, 2), jnp.bfloat16), jnp.ones((3, 3, 1, 2), jnp.bfloat16)
+    summed = jax.jit(functools.partial(plain, dtype=jnp.float32))(*narrow)
+    assert (summed.dtype, summed.tolist()) == (jnp.float32, [[[[9.0, 9.0]]]])
 
 
 def test_the_first_convolution_is_a_product_only_where_its_windows_are_wanted_again():
@@ -271,6 +283,22 @@ def test_the_first_convolution_is_a_product_only_where_its_windows_are_wanted_ag
     assert calls(conv, x, kernel) == (1, 0)
     assert calls(pulled, x, kernel) == (0, 0)
     assert calls(conv, x[..., :1], kernel[:, :, :1]) == (0, 0)
+
+
+def test_a_first_convolution_that_is_not_onednns_is_a_product(monkeypatch):
+    def conv(x, kernel):
+        return layers.conv(x, kernel, 1, 1)
+
+    random = np.random.default_rng(0)
+    x, kernel = (np.float32(random.normal(size=s)) for s in ((8, 8, 8, 3), (3, 3, 3, 4)))
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    rows = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+    assert calls(conv, rows, kernel) == (0, 0)
+    close(jax.jit(conv)(rows, kernel), loops(x, kernel, 1, 1, 1, 1))
+    exported = jax.export.export(jax.jit(conv), platforms=("cpu",))(x, kernel)
+    assert "stablehlo.convolution" not in exported.mlir_module()
+    monkeypatch.setattr(cpu_conv, "LEAST", 1_000_000)
+    assert calls(lambda x, kernel: conv(x, kernel), x, kernel) == (0, 0)
 
 
 def test_threads_may_run_one_program_at_once():

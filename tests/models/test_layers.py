@@ -333,6 +333,37 @@ def test_an_unknown_activation_is_answered_with_the_nearest():
         layers.activation("rleu")
 
 
+def test_the_mean_over_a_picture_and_its_gradient():
+    x = np.arange(24.0).reshape(2, 2, 3, 2)
+    mean, pull = jax.vjp(jax.jit(layers.global_mean), jnp.float32(x))
+    # Channel 0 of the first picture is 0, 2, 4, 6, 8, 10.
+    assert mean.tolist() == [[5, 6], [17, 18]]
+    dy = jnp.asarray([[6.0, 12.0], [18.0, 24.0]])
+    np.testing.assert_allclose(pull(dy)[0][:, 1, 2], [[1, 2], [3, 4]], rtol=1e-6)
+    narrow = layers.global_mean(jnp.full((1, 100, 100, 1), 1.5, jnp.bfloat16))
+    assert (narrow.dtype, narrow.tolist()) == (jnp.bfloat16, [[1.5]])
+
+    def slope(x):
+        return jax.grad(lambda x: (layers.global_mean(x) ** 2).sum())(x)
+
+    twice = jax.grad(lambda x: (slope(x) ** 2).sum())(jnp.ones((1, 2, 2, 1)))
+    np.testing.assert_allclose(twice, np.full((1, 2, 2, 1), 0.5), rtol=1e-6)
+
+
+def test_inference_keeps_the_flattening_out_of_the_loops_before_it():
+    x = jnp.ones((2, 8, 8, 3))
+
+    def pooled(x, train):
+        return layers.flatten(jax.nn.relu(layers.max_pool(x, 2)), train)
+
+    def merged(train):
+        text = jax.jit(pooled, static_argnums=1).lower(x, train).compile().as_text()
+        return "max" in text and " call(" not in text
+
+    assert merged(train=True)
+    assert not merged(train=False)
+
+
 @pytest.mark.parametrize("train", [True, False])
 def test_flattening_takes_rows_columns_channels_in_this_order(train):
     x = np.arange(24.0).reshape(2, 2, 3, 2)
