@@ -49,14 +49,25 @@ class Workers:
           loader: what each is given.
           rows: int[k], this process's rows of the global batch.
           count: how many.
+
+        Raises:
+          UserError: the system refuses one.
         """
         self._rows, self._closed = rows, False
         shape = (len(rows), *loader.size, loader.preprocess.channels)
         pickled = pickle.dumps(loader)
-        self._all = [_Worker(pickled, shape) for _ in range(count)]
+        self._all: list[_Worker] = []
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-        for worker in self._all:
-            self._idle.put(worker)
+        try:
+            for _ in range(count):
+                self._all.append(_Worker(pickled, shape))
+                self._idle.put(self._all[-1])
+        except OSError as error:
+            self.close()
+            raise UserError(
+                f"data.workers={count}: a process or its memory cannot be had "
+                f"({error.strerror}). Use fewer"
+            ) from error
 
     def load(self, step: int, indices: np.ndarray) -> np.ndarray:
         """Returns uint8[k, H, W, C]; waits while all are busy. Any thread may call.
@@ -101,7 +112,8 @@ class _Worker:
             self._pixels = pixels.reshape(shape)
             given = theirs.fileno(), memory
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _START, *map(str, given), *sys.path],
+                # -P: a file in the current folder is not to stand for a module of Python's own.
+                [sys.executable, "-P", "-c", _START, *map(str, given), *sys.path],
                 pass_fds=given,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,  # or who reads the parent's would wait for this one
@@ -127,9 +139,10 @@ class _Worker:
         status = self.process.wait()
         if status >= 0:
             return f"ended with status {status}"
-        name = signal.Signals(-status).name
-        memory = ", perhaps for want of memory" if name in ("SIGKILL", "SIGBUS") else ""
-        return f"was ended by {name}{memory}"
+        killed = -status in (signal.SIGKILL, signal.SIGBUS)
+        memory = ", perhaps for want of memory" if killed else ""
+        known = {number.value: number.name for number in signal.Signals}
+        return f"was ended by {known.get(-status, f'signal {-status}')}{memory}"
 
 
 def serve(connection: int, memory: int) -> None:

@@ -139,7 +139,11 @@ def _axes(x: str, y: str, height: float = SIZE[1]) -> tuple[Figure, Axes]:
 
 
 def short(text: str) -> str:
-    """Returns a name of 22 characters at most, of which matplotlib takes none for mathematics."""
+    """Returns a name of 22 characters at most, of which matplotlib takes none for mathematics.
+
+    A folder's name need not be text, and has \\udcXX for what is not.
+    """
+    text = text.encode("utf-8", "backslashreplace").decode()
     kept = text if len(text) <= 22 else text[:21] + "…"
     return kept.replace("$", r"\$")
 

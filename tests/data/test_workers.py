@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import errno
 import os
 import pathlib
 import signal
@@ -15,7 +16,7 @@ import pytest
 
 from imgclass import build, feeds, parallel, train
 from imgclass.config import ConfigError
-from imgclass.data import cache, dataset, digits, feed, folder, host_crop
+from imgclass.data import cache, dataset, digits, feed, folder, host_crop, workers
 from imgclass.data.arrays import ArraySplit
 from imgclass.data.preprocess import Preprocess
 from imgclass.errors import UsageError, UserError
@@ -126,6 +127,32 @@ def test_an_error_that_is_nobodys_fault_arrives_with_its_traceback(tmp_path):
         feeding.batch(0)
 
 
+def test_a_file_in_the_current_folder_is_not_taken_for_pythons_own(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    for name in ("signal", "numpy"):
+        (tmp_path / "here" / f"{name}.py").write_text("raise SystemExit('not mine')")
+    monkeypatch.chdir(tmp_path / "here")
+    with contextlib.closing(stream(file_split(tmp_path), 1)) as feeding:
+        feeding.batch(0)
+
+
+def test_processes_that_cannot_be_had_are_a_line_and_the_others_end(tmp_path, monkeypatch):
+    begun = []
+
+    def refused(self, *args):
+        if len(begun) == 2:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        make(self, *args)
+        begun.append(self.process.pid)
+
+    make = workers._Worker.__init__
+    monkeypatch.setattr(workers._Worker, "__init__", refused)
+    with pytest.raises(UserError, match=r"data\.workers=5: .*Too many open files.*Use fewer"):
+        stream(file_split(tmp_path), 5)
+    assert len(begun) == 2
+    assert all_end(begun)
+
+
 def test_what_keeps_one_from_starting_is_told(tmp_path):
     split = of_a_cache(tmp_path)[0]
     with contextlib.closing(stream(split, 1)) as feeding:
@@ -134,13 +161,21 @@ def test_what_keeps_one_from_starting_is_told(tmp_path):
             feeding.batch(0)
 
 
-def test_a_process_that_is_killed_is_told_of(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (signal.SIGKILL, "was ended by SIGKILL, perhaps for want of memory"),
+        (signal.SIGSEGV, "was ended by SIGSEGV"),
+        (40, "was ended by signal 40"),
+    ],
+)
+def test_a_process_that_is_killed_is_told_of(tmp_path, number, said):
     with contextlib.closing(stream(file_split(tmp_path), 2)) as feeding:
         feeding.batch(0)
         for pid in pids(feeding):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, number)
         with pytest.raises(
-            UserError, match=r"was ended by SIGKILL, .*memory.*--config\.data\.workers=N"
+            UserError, match=rf"{said}\. Go on with fewer: --config\.data\.workers=N"
         ):
             list(map(feeding.batch, range(1, 9)))
 
@@ -238,8 +273,8 @@ def test_a_run_with_them_is_the_run_without(tmp_path):
     root = tmp_path / "pictures"
     tiny.folder(root, "train", 20), tiny.folder(root, "validation", 6)
     changes = tiny.FULL | {"data.test_split": "", "data.feed": "stream"}
-    for workers in (0, 2):
-        config = tiny.config(root, changes | {"data.workers": workers})
-        train.train_and_evaluate(config, tmp_path / str(workers))
+    for count in (0, 2):
+        config = tiny.config(root, changes | {"data.workers": count})
+        train.train_and_evaluate(config, tmp_path / str(count))
     assert tiny.records(tmp_path / "0") == tiny.records(tmp_path / "2")
     tiny.assert_same_bits(tiny.arrays(tmp_path / "0"), tiny.arrays(tmp_path / "2"))

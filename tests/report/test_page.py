@@ -8,7 +8,7 @@ import pytest
 
 from imgclass.evaluate import measures
 from imgclass.evaluate.outcomes import Outcomes
-from imgclass.report import page
+from imgclass.report import charts, page
 from tests.report import html, runs
 
 
@@ -39,6 +39,13 @@ def test_names_from_outside_are_text(read):
     assert runs.CLASSES[0] in read.text
     assert runs.CLASSES[1] in read.text
     assert runs.FILE in read.text
+
+
+def test_a_name_that_is_no_text_can_be_drawn():
+    drawn = charts.lines(
+        "curves", {charts.short("cl\udcff $x$"): ([0, 1], [0, 1]), "b": ([0, 1], [1, 0])}, "x", "y"
+    )
+    assert "cl\\udcff $x$" in drawn
 
 
 def test_nothing_is_fetched(report, read):
