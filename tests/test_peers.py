@@ -97,6 +97,17 @@ def test_a_broken_collective_is_put_down_to_the_process_that_is_lost(store, monk
     assert store.left[0] == ("process 1 failed: lost, no sign of life for 0.6 s", 69)
 
 
+def test_a_lost_process_is_not_waited_for_to_say_goodbye(store, monkeypatch):
+    with peers.watched() as tell:
+        monkeypatch.setattr(peers, "GRACE", 30.0)
+        store[f"{peers._FAILED}1"] = json.dumps(["lost", peers.LOST])
+        began = time.monotonic()
+        tell("this one ends too", 1)
+        assert time.monotonic() - began < 5
+        monkeypatch.setattr(peers, "GRACE", 0.3)
+    assert json.loads(store[f"{peers._FAILED}0"]) == ["this one ends too", 1]
+
+
 def test_one_process_watches_nobody(store, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda *_: 1)
     with peers.watched() as tell:

@@ -27,12 +27,10 @@ import numpy as np
 from imgclass.data.load import BatchLoader
 from imgclass.errors import UserError
 
-# What a new process does: its arguments are two file descriptors and where modules are. A signal
-# may be sent to every process of a job, and the parent still wants its batches.
+# What a new process does: its arguments are two file descriptors and where modules are. Before it
+# knows where, it imports nothing: a file in the current folder is not to stand for Python's own.
 _START = """
-import signal, sys
-for number in signal.SIGINT, signal.SIGTERM:
-    signal.signal(number, signal.SIG_IGN)
+import sys
 connection, memory, *sys.path = sys.argv[1:]
 from imgclass.data import workers
 workers.serve(int(connection), int(memory))
@@ -105,6 +103,9 @@ class _Worker:
         self._pickled: bytes | None = pickled  # until it has been sent
         self._connection, theirs = Pipe()
         memory = os.memfd_create("pictures")
+        # What this thread blocks, the new process does from its first instruction. A signal may be
+        # sent to every process of a job, and the parent still wants its batches.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             size = int(np.prod(shape))
             os.ftruncate(memory, size)
@@ -112,8 +113,7 @@ class _Worker:
             self._pixels = pixels.reshape(shape)
             given = theirs.fileno(), memory
             self.process = subprocess.Popen(
-                # -P: a file in the current folder is not to stand for a module of Python's own.
-                [sys.executable, "-P", "-c", _START, *map(str, given), *sys.path],
+                [sys.executable, "-c", _START, *map(str, given), *sys.path],
                 pass_fds=given,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,  # or who reads the parent's would wait for this one
@@ -121,6 +121,7 @@ class _Worker:
                 process_group=0,  # the terminal's Ctrl-C is for the parent
             )
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(memory)
             theirs.close()
 

@@ -55,6 +55,20 @@ def all_end(found, seconds=30):
     return not any(map(is_running, found))
 
 
+def same_as_threads(split, disturb):
+    """Asserts that two processes give the batches of threads, all the same two to the end."""
+    with (
+        contextlib.closing(stream(split, 0)) as threads,
+        contextlib.closing(stream(split, 2)) as processes,
+    ):
+        disturb(processes)
+        for step in range(6):
+            np.testing.assert_array_equal(
+                processes.batch(step)["image"], threads.batch(step)["image"], strict=True
+            )
+        assert all(map(is_running, pids(processes)))
+
+
 def of_files(root):
     return file_split(root), None
 
@@ -132,8 +146,7 @@ def test_a_file_in_the_current_folder_is_not_taken_for_pythons_own(tmp_path, mon
     for name in ("signal", "numpy"):
         (tmp_path / "here" / f"{name}.py").write_text("raise SystemExit('not mine')")
     monkeypatch.chdir(tmp_path / "here")
-    with contextlib.closing(stream(file_split(tmp_path), 1)) as feeding:
-        feeding.batch(0)
+    same_as_threads(file_split(tmp_path), lambda feeding: None)
 
 
 def test_processes_that_cannot_be_had_are_a_line_and_the_others_end(tmp_path, monkeypatch):
@@ -180,15 +193,16 @@ def test_a_process_that_is_killed_is_told_of(tmp_path, number, said):
             list(map(feeding.batch, range(1, 9)))
 
 
-@pytest.mark.parametrize("seconds", [0.15, 1.5])  # while NumPy is imported, and later
+@pytest.mark.parametrize("seconds", [0, 0.15, 1.5])  # at once, while NumPy is imported, and later
 def test_signals_to_all_processes_of_a_job_leave_them_at_work(tmp_path, seconds):
-    with contextlib.closing(stream(file_split(tmp_path), 2)) as feeding:
+    def signalled(feeding):
         time.sleep(seconds)
         for number in (signal.SIGINT, signal.SIGTERM):
             for pid in pids(feeding):
                 os.kill(pid, number)
-        for step in range(6):
-            feeding.batch(step)
+
+    same_as_threads(file_split(tmp_path), signalled)
+    assert not {signal.SIGINT, signal.SIGTERM} & signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_closing_ends_them_whatever_they_are_doing(tmp_path):
