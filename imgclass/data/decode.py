@@ -18,6 +18,7 @@ files. A JPEG whose bytes were altered, not cut, decodes to wrong colours; JPEG 
 """
 
 import io
+from collections.abc import Callable
 
 import numpy as np
 
@@ -39,10 +40,13 @@ from imgclass.data.headers import (
     bare_png,
     image_format,
     orientation,
+    upright_jpeg_size,
     webp_size,
 )
 
-__all__ = ["BadImage", "decode", "image_format", "resize"]
+__all__ = ["BadImage", "Box", "cut", "decode", "decode_boxes", "image_format", "resize"]
+
+Box = tuple[int, int, int, int]  # top, left, height, width, in pixels
 
 # Set once for the process. Pillow's own limit warns above one fixed size and raises above twice
 # it, inside Image.open; `max_pixels` is checked here in its place.
@@ -84,12 +88,52 @@ def decode(data: bytes, channels: int = 3, max_pixels: int = 89_478_485) -> np.n
       BadImage: where no whole picture can be had, with the reason.
       ValueError: if `channels` is neither 1 nor 3.
     """
+    return _decoded(data, channels, max_pixels)
+
+
+def decode_boxes(
+    data: bytes,
+    boxes: Callable[[int, int], list[Box]],
+    channels: int = 3,
+    max_pixels: int = 89_478_485,
+) -> list[np.ndarray]:
+    """Decodes parts of one picture: where simplejpeg does it, little below the lowest of them.
+
+    Args:
+      data: as for `decode`.
+      boxes: (height, width) -> the parts, at least one, inside the picture.
+      channels: as for `decode`.
+      max_pixels: as for `decode`.
+
+    Returns:
+      uint8[height, width, channels] of each part: the pixels that `decode` gives.
+
+    Raises:
+      BadImage: as `decode`.
+      ValueError: as `decode`.
+    """
+    size = upright_jpeg_size(data) if image_format(data) == "jpeg" else None
+    if size is None:
+        pixels = decode(data, channels, max_pixels)
+        return cut(pixels, boxes(*pixels.shape[:2]))
+    found = boxes(*size)
+    rows = max(top + height for top, _, height, _ in found)
+    return cut(_decoded(data, channels, max_pixels, rows), found)
+
+
+def cut(pixels: np.ndarray, boxes: list[Box]) -> list[np.ndarray]:
+    """Returns parts of [h, w, c], without copying."""
+    return [pixels[top : top + h, left : left + w] for top, left, h, w in boxes]
+
+
+def _decoded(data: bytes, channels: int, max_pixels: int, rows: int | None = None) -> np.ndarray:
+    """Decodes as `decode` says; with `rows`, it may leave out what is below so many rows."""
     if channels not in (1, 3):
         raise ValueError(f"channels={channels}: expected 1 or 3")
     kind = image_format(data)
     try:
         data, exif = _bare(data, kind)
-        pixels = fast_decode.decode(data, kind, channels, max_pixels)
+        pixels = fast_decode.decode(data, kind, channels, max_pixels, rows)
         if pixels is None:
             image = _open(data, kind, max_pixels)
             exif = image.info.get("exif", b"") if kind == "webp" else exif
@@ -172,7 +216,7 @@ def resize(
 def _centre_box(
     height: int, width: int, size: tuple[int, int], crop_fraction: float
 ) -> tuple[float, float, float, float]:
-    """Returns what 'crop' keeps: (left, top, right, bottom) in source pixels, fractional.
+    """Returns what 'crop' keeps, in source pixels, fractional.
 
     Sampling the box gives what scaling everything and then cutting would, without the scaled
     picture: that of a 1 x 100,000 source at size 224 would have 25,600,000 columns.

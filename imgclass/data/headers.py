@@ -4,11 +4,18 @@ Plain byte walking, no decoder: these run before Pillow sees a file, so that a f
 its header, and so that Pillow sees only the parts that decide pixels. Not here: pixels.
 """
 
+import re
 import struct
 import zlib
+from collections.abc import Iterator
 
 _UNKNOWN = "not a JPEG, PNG, WebP, BMP or GIF file"
 _BMP_HEADER_BYTES = (12, 40, 52, 56, 64, 108, 124)  # every BITMAP*HEADER there has been
+# Start of frame: 0xC4 is Huffman tables, 0xC8 reserved, 0xCC arithmetic coding's conditions.
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_NOT_OF_A_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # a marker that is no restart
+_METADATA = frozenset((*range(0xE1, 0xEE), 0xEF, 0xFE))  # APP1 to APP13, APP15, comments
+_LEAST = {0xE0: 18, 0xEE: 16}  # bytes; libjpeg passes over a shorter one, and Pillow stumbles
 _PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # those that decide pixels
 
 
@@ -47,18 +54,72 @@ def image_format(data: bytes) -> str:
 def bare_jpeg(data: bytes) -> tuple[bytes, bytes]:
     """Returns a JPEG without metadata segments, and its EXIF block (b'' if none).
 
-    APP0 (JFIF) and APP14 (Adobe) stay: they tell the decoder the colour space.
+    APP0 (JFIF) and APP14 (Adobe) stay, if they are whole: they tell the decoder the colour space.
     Source: ITU-T T.81, annex B.
     """
-    view, exif, at = memoryview(data), b"", 2
+    view, exif = memoryview(data), b""
     kept: list[memoryview] = [view[:2]]
+    for marker, at, end in _segments(data):
+        if marker == 0xE1 and data.startswith(b"Exif\0\0", at + 4):
+            exif = exif or data[at + 4 : end]
+        elif end - at >= _LEAST.get(marker, 0) and marker not in _METADATA:
+            kept.append(view[at:end])
+    return b"".join(kept), exif
+
+
+def upright_jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Returns height and width of a JPEG, None where EXIF turns it or the header has none."""
+    size = turned = None
+    for marker, at, end in _segments(data):
+        if marker == 0xE1 and turned is None and data.startswith(b"Exif\0\0", at + 4):
+            turned = orientation(data[at + 4 : end]) != 1
+        elif marker in _FRAMES and end >= at + 9:
+            size = struct.unpack_from(">HH", data, at + 5)
+    return None if turned or size is None or 0 in size else size
+
+
+def upper_jpeg(data: bytes, rows: int) -> bytes | None:
+    """Returns a JPEG whose header makes it end early; None where that is not safe.
+
+    A decoder stops at the end of a row of blocks and warns of the data that are left. After a
+    warning simplejpeg no longer tells an error. So this is for files in which none can follow: of
+    one scan, interleaved and not progressive, with no marker in it but restarts, up to the end of
+    the file. What may be wrong there is a code, which every libjpeg mends.
+
+    Args:
+      data: a whole file, as `bare_jpeg` returns it.
+      rows: how many rows from the top have to be as they were, at least 1.
+    """
+    place = components = 0
+    for marker, at, _ in _segments(data):
+        if marker in (0xC0, 0xC1) and not place:
+            place, components = at + 5, data[at + 9]
+        elif marker in _FRAMES:
+            return None
+        elif marker == 0xDA:
+            body = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+            next_marker = _NOT_OF_A_SCAN.search(data, body)
+            one = data[at + 4] == components and data[body - 3 : body] == b"\0\x3f\0"
+            whole = next_marker and next_marker.span() == (len(data) - 2, len(data))
+            if not (place and one and whole and data.endswith(b"\xd9")):
+                return None
+    kept = rows + 1  # colour of half the height is interpolated from the row below
+    if kept >= int.from_bytes(data[place : place + 2], "big"):
+        return None
+    return b"".join((data[:place], kept.to_bytes(2, "big"), data[place + 2 :]))
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yields marker, start and end of a JPEG's segments; the last is from the scan to the end."""
+    at = 2
     while True:
         at = data.find(b"\xff", at)
         if at < 0 or at + 4 > len(data):
             raise BadImage("truncated")
         marker = data[at + 1]
         if marker == 0xDA:  # start of scan: pixels from here on
-            return b"".join([*kept, view[at:]]), exif
+            yield marker, at, len(data)
+            return
         if marker in (0x00, 0xFF):  # stuffing, padding
             at += 1
             continue
@@ -70,10 +131,7 @@ def bare_jpeg(data: bytes) -> tuple[bytes, bytes]:
             raise BadImage("truncated")
         if end < at + 4:
             raise BadImage("corrupt jpeg: a segment shorter than its own header")
-        if marker == 0xE1 and data.startswith(b"Exif\0\0", at + 4):
-            exif = exif or data[at + 4 : end]
-        elif marker in (0xE0, 0xEE) or not (0xE1 <= marker <= 0xEF or marker == 0xFE):
-            kept.append(view[at:end])
+        yield marker, at, end
         at = end
 
 

@@ -7,7 +7,6 @@ depends on (seed, step, row) alone, as on the device; they are other boxes than 
 
 import dataclasses
 import math
-from collections.abc import Callable
 
 import numpy as np
 
@@ -27,26 +26,26 @@ class RandomCrop:
     size: tuple[int, int]
     interpolation: str
 
-    def of_step(self, step: int) -> Callable[[np.ndarray, int], np.ndarray]:
-        """Returns (uint8[h, w, C], row of the global batch) -> uint8[*size, C]."""
+    def drawn(self, step: int) -> np.ndarray:
+        """Returns f64[batch_size, 4] in [0, 1): what a step's boxes are made of, see `window`."""
         key = np.array([self.seed, step], np.uint64)
         words = np.random.Philox(key=key, counter=[0, 0, 0, _STREAM]).random_raw(
             4 * self.batch_size
         )
-        drawn = (words >> np.uint64(11)).reshape(-1, 4) * 2.0**-53  # in [0, 1)
+        return (words >> np.uint64(11)).reshape(-1, 4) * 2.0**-53
 
-        def crop(pixels: np.ndarray, row: int) -> np.ndarray:
-            height, width = pixels.shape[:2]
-            top, left, h, w = window(drawn[row], (height, width), self.scale, self.ratio)
-            cut = pixels[top : top + h, left : left + w]
-            return decode.resize(cut, self.size, interpolation=self.interpolation)
+    def boxes(self, drawn: np.ndarray, height: int, width: int) -> list[decode.Box]:
+        """Returns the boxes that f64[k, 4] of `drawn` stand for in one picture."""
+        return [window(row, (height, width), self.scale, self.ratio) for row in drawn]
 
-        return crop
+    def resized(self, pixels: np.ndarray) -> np.ndarray:
+        """Brings those of a box, uint8[h, w, C], to uint8[*size, C]."""
+        return decode.resize(pixels, self.size, interpolation=self.interpolation)
 
 
 def window(
     drawn: np.ndarray, size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]
-) -> tuple[int, int, int, int]:
+) -> decode.Box:
     """Returns the box that four numbers stand for, drawn as `crop.draw_box` does.
 
     Its edges lie between pixels, as torchvision's do, and the filter sees nothing beyond them.

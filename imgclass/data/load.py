@@ -6,6 +6,7 @@ imported here: a process that decodes has no use for it.
 
 import concurrent.futures
 import dataclasses
+import functools
 import os
 import threading
 
@@ -88,16 +89,18 @@ class BatchLoader:
             if len(once) == len(indices):
                 return examples(self.split, indices, self.preprocess, self.size, dropped)
             return examples(self.split, once, self.preprocess, self.size, dropped)[places]
-        cut = self.crop.of_step(step)
+        drawn = self.crop.drawn(step)[rows]
         images = np.empty((len(indices), *self.size, self.preprocess.channels), np.uint8)
         for number, record in enumerate(self.split.read(once)):
             _go_on(dropped)
+            here = np.flatnonzero(places == number)
+            boxes = functools.partial(self.crop.boxes, drawn[here])
             try:
-                pixels = self.preprocess.decode(record.image)
+                parts = self.preprocess.decode_boxes(record.image, boxes)
             except decode.BadImage as bad:
                 raise _refused(self.split, record, bad) from bad
-            for place in np.flatnonzero(places == number):
-                images[place] = cut(pixels, int(rows[place]))
+            for place, part in zip(here, parts, strict=True):
+                images[place] = self.crop.resized(part)
         return images
 
 

@@ -9,6 +9,7 @@ JAX is imported by the functions that use it: processes that only decode have no
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import ml_collections
@@ -16,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from imgclass.data import decode
+from imgclass.data.decode import Box
 
 if TYPE_CHECKING:
     import jax
@@ -62,6 +64,25 @@ class Preprocess:
         if isinstance(image, np.ndarray):
             return _with_channels(image, self.channels)
         return decode.decode(image, self.channels, self.max_pixels)
+
+    def decode_boxes(
+        self, image: bytes | np.ndarray, boxes: Callable[[int, int], list[Box]]
+    ) -> list[np.ndarray]:
+        """Decodes parts of one picture, each at the size it has.
+
+        Args:
+          image: as for `load`.
+          boxes: (height, width) -> the parts.
+
+        Returns:
+          uint8[height, width, channels] of each.
+
+        Raises:
+          decode.BadImage: if the bytes are not a whole picture.
+        """
+        if isinstance(image, np.ndarray):
+            return decode.cut(_with_channels(image, self.channels), boxes(*image.shape[:2]))
+        return decode.decode_boxes(image, boxes, self.channels, self.max_pixels)
 
     def standardize(self, images: jax.Array) -> jax.Array:
         """Subtracts the mean and divides by the deviation; f32[..., channels] in [0,1] in."""

@@ -10,13 +10,15 @@ import pytest
 from PIL import Image
 
 from imgclass.data import decode as d
-from imgclass.data import fast_decode
+from imgclass.data import fast_decode, folder, headers, installed, load
+from imgclass.data.host_crop import RandomCrop
+from imgclass.data.preprocess import Preprocess
 from tests.data import test_decode as made
 
 SHARED = pathlib.Path(__file__).parents[3] / "shared"
 
-needs_jpeg = pytest.mark.skipif(fast_decode._simplejpeg() is None, reason="no simplejpeg")
-needs_png = pytest.mark.skipif(fast_decode._cv2() is None, reason="no OpenCV")
+needs_jpeg = pytest.mark.skipif(installed.simplejpeg() is None, reason="no simplejpeg")
+needs_png = pytest.mark.skipif(installed.opencv() is None, reason="no OpenCV")
 
 
 def by_pillow(monkeypatch, data, channels):
@@ -121,6 +123,125 @@ def test_pngs_are_as_pillow_has_them(monkeypatch):
         assert (fast is None) == odd, name
 
 
+def test_headers_that_are_too_short_are_passed_over(monkeypatch):
+    plain = made.encoded(picture(33, 50), "JPEG")
+    jfif, rest = plain[2:20], plain[20:]
+    assert jfif.startswith(b"\xff\xe0\0\x10JFIF\0")
+    short = b"\xff\xd8" + b"\xff\xe0\0\x06JFIF" + rest
+    adobe = made.with_segment(plain, 0xEE, b"Adobe\0")
+    for data in (short, adobe):
+        assert_as_pillow(monkeypatch, data, "too short")
+        np.testing.assert_array_equal(d.decode(data), d.decode(plain))
+
+
+def test_a_png_larger_than_libpng_takes_is_pillows_without_a_word(capfd):
+    data = made.encoded(np.full((1, 1_000_001), 7, np.uint8), "PNG")
+    assert d.decode(data, 1).shape == (1, 1_000_001, 1)
+    assert capfd.readouterr().err == ""
+
+
+def scans_of_their_own(pictures):
+    """A baseline JPEG with a scan a component, from gray files of the same size and quality."""
+    parts = [made.encoded(picture, "JPEG") for picture in pictures]
+    segments = {marker: parts[0][at:end] for marker, at, end in headers._segments(parts[0])}
+    frame = segments[0xC0]
+    frame = frame[:2] + struct.pack(">H", 17) + frame[4:9] + b"\x03"
+    frame += b"".join(bytes((i, 0x11, 0)) for i in (1, 2, 3))
+    found = headers._segments(parts[0])
+    tables = b"".join(parts[0][at:end] for marker, at, end in found if marker in (0xDB, 0xC4))
+    scans = [
+        b"\xff\xda\0\x08\x01" + bytes((i, 0, 0, 63, 0)) + part[part.index(b"\xff\xda") + 10 : -2]
+        for i, part in zip((1, 2, 3), parts, strict=True)
+    ]
+    return b"\xff\xd8" + tables + frame + b"".join(scans) + b"\xff\xd9"
+
+
+def assert_parts_are_as_the_whole(data, boxes, what):
+    for channels in (3, 1):
+        whole = verdict(data, channels)
+        if isinstance(whole, str):
+            with pytest.raises(d.BadImage) as refused:
+                d.decode_boxes(data, lambda height, width: boxes, channels)
+            assert str(refused.value) == whole, what
+            continue
+        parts = d.decode_boxes(data, lambda height, width: boxes, channels)
+        for part, (top, left, height, width) in zip(parts, boxes, strict=True):
+            expected = whole[top : top + height, left : left + width]
+            np.testing.assert_array_equal(part, expected, str(what), strict=True)
+
+
+def test_boxes_are_parts_of_the_whole_picture():
+    plain = made.encoded(picture(33, 50), "JPEG")
+    files = jpegs() | {"png": made.encoded(picture(33, 50), "PNG"), "more": plain + b"\0"}
+    grays = [picture(33, 50)[:, :, i].copy() for i in range(3)]
+    files["three scans"] = scans_of_their_own(grays)
+    for turn in range(1, 9):
+        exif = made.exif(turn)
+        files[f"turn {turn}"] = made.with_segment(plain, 0xE1, b"Exif\0\0" + exif)
+    for name, data in files.items():
+        height, width = d.decode(data).shape[:2]
+        asked = []
+        d.decode_boxes(data, lambda *size, to=asked: to.append(size) or [(0, 0, 1, 1)])
+        assert asked == [(height, width)], name
+        for bottom in range(1, height + 1):
+            middle = bottom // 2
+            boxes = [(0, 0, 1, 1), (middle, width // 2, bottom - middle, 1)]
+            assert_parts_are_as_the_whole(data, boxes, (name, bottom))
+
+
+def test_damage_is_judged_alike_in_a_part_and_in_the_whole(capfd):
+    random = np.random.default_rng(5)
+    boxes = [(0, 0, 40, 80), (30, 3, 20, 9)]
+    image = picture(96, 80)
+    for options in ({"subsampling": "4:2:0"}, {"restart_marker_blocks": 3}, {"progressive": True}):
+        data = made.encoded(image, "JPEG", **options)
+        scan = data.index(b"\xff\xda")
+        for _ in range(300):
+            at, value = int(random.integers(2, len(data))), int(random.integers(256))
+            altered = data[:at] + bytes([value]) + data[at + 1 :]
+            assert_parts_are_as_the_whole(altered, boxes, (options, at, value))
+        # A marker where none should be, in and below the boxes.
+        for marker in (0xC0, 0xC4, 0xD8, 0xD9, 0xDA, 0xE0, 0xFE):
+            for share in (0.2, 0.9):
+                at = scan + 20 + int(share * (len(data) - scan - 30))
+                altered = data[:at] + bytes((0xFF, marker)) + data[at + 2 :]
+                assert_parts_are_as_the_whole(altered, boxes, (options, marker, share))
+        assert_parts_are_as_the_whole(data[: len(data) // 3] + data, boxes, "cut, and a whole one")
+    grays = [picture(96, 80)[:, :, i].copy() for i in range(3)]
+    scans = scans_of_their_own(grays)
+    last = scans.rindex(b"\xff\xda")
+    no_such_table = scans[: last + 6] + b"\x33" + scans[last + 7 :]
+    assert_parts_are_as_the_whole(no_such_table, boxes, "a table that is not there")
+    assert capfd.readouterr().err == ""
+
+
+@needs_jpeg
+def test_hardly_a_row_below_the_boxes_is_decoded():
+    for options in ({"subsampling": "4:4:4"}, {"subsampling": "4:2:0"}, {"restart_marker_rows": 1}):
+        data = made.encoded(picture(100, 40), "JPEG", **options)
+        for rows in (1, 30, 64, 98):
+            assert len(fast_decode.decode(data, "jpeg", 3, 10**6, rows)) == rows + 1
+        assert len(fast_decode.decode(data, "jpeg", 3, 10**6, 99)) == 100
+        assert fast_decode.decode(data, "jpeg", 3, 3999, 1) is None  # 40 x 100
+    whole = made.encoded(picture(100, 40), "JPEG", progressive=True), data + b"\0"
+    assert [headers.upper_jpeg(each, 50) for each in whole] == [None, None]
+
+
+@needs_jpeg
+def test_training_sees_the_crops_that_pillow_would_give(tmp_path, monkeypatch):
+    for i in range(6):
+        path = tmp_path / "ab"[i % 2] / f"{i}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(made.encoded(picture(70 + i, 90), "JPEG", subsampling="4:2:0"))
+    split = folder.open_folder(tmp_path).splits["train"]
+    crop = RandomCrop(1, 12, (0.08, 1.0), (0.75, 1.3333), (16, 16), "bilinear")
+    loader = load.BatchLoader(split, Preprocess((16, 16)), (16, 16), crop)
+    batch = 3, np.arange(12) // 2, np.arange(12)
+    fast = loader(*batch)
+    monkeypatch.setattr(fast_decode, "decode", lambda *args: None)
+    np.testing.assert_array_equal(fast, loader(*batch), strict=True)
+
+
 def test_the_exif_orientation_is_undone_all_the_same(monkeypatch):
     jpeg, png = (made.encoded(picture(33, 50), form) for form in ("JPEG", "PNG"))
     for turn in range(1, 9):
@@ -182,9 +303,9 @@ def test_a_picture_that_is_too_large_is_left_to_pillow(monkeypatch):
 
 
 def test_without_the_libraries_pillow_decodes(monkeypatch):
-    monkeypatch.setattr(fast_decode, "_installed", lambda *names, least: None)
-    fast_decode._simplejpeg.cache_clear()
-    fast_decode._cv2.cache_clear()
+    monkeypatch.setattr(installed, "_found", lambda *names, least: None)
+    installed.simplejpeg.cache_clear()
+    installed.opencv.cache_clear()
     for form in ("JPEG", "PNG"):
         data = made.encoded(picture(20, 30), form)
         assert fast_decode.decode(data, form.lower(), 3, 600) is None
@@ -192,14 +313,14 @@ def test_without_the_libraries_pillow_decodes(monkeypatch):
             d.decode(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
         )
     assert {name.split()[0] for name in fast_decode.in_use().values()} == {"pillow"}
-    fast_decode._simplejpeg.cache_clear()
-    fast_decode._cv2.cache_clear()
+    installed.simplejpeg.cache_clear()
+    installed.opencv.cache_clear()
 
 
 def test_another_libjpeg_under_pillow_is_not_mixed_with_turbo(monkeypatch):
     for version in (None, "2.1.5"):
-        monkeypatch.setattr(fast_decode.features, "version", lambda name, v=version: v)
-        assert fast_decode._simplejpeg.__wrapped__() is None
+        monkeypatch.setattr(installed.features, "version", lambda name, v=version: v)
+        assert installed.simplejpeg.__wrapped__() is None
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared")

@@ -43,14 +43,17 @@ def test_a_box_that_does_not_fit_is_the_largest_of_its_shape():
 
 def test_a_crop_is_the_resized_box():
     pixels = np.random.default_rng(1).integers(0, 256, (30, 40, 3), np.uint8)
-    crop = RandomCrop(3, 8, (0.08, 1.0), (0.75, 1.3333), (10, 12), "bilinear").of_step(5)
+    crop = RandomCrop(3, 8, (0.08, 1.0), (0.75, 1.3333), (10, 12), "bilinear")
+    found = crop.boxes(crop.drawn(5), 30, 40)
     words = np.random.Philox(key=[3, 5], counter=[0, 0, 0, 2**33]).random_raw(32)
     for row in range(8):
         drawn = np.array([int(word) // 2**11 / 2**53 for word in words[4 * row : 4 * row + 4]])
         top, left, height, width = host_crop.window(drawn, (30, 40), (0.08, 1.0), (0.75, 1.3333))
         box = Image.fromarray(pixels).crop((left, top, left + width, top + height))
         expected = np.asarray(box.resize((12, 10), Image.Resampling.BILINEAR))
-        np.testing.assert_array_equal(crop(pixels, row), expected)
+        assert found[row] == (top, left, height, width)
+        cut = pixels[top : top + height, left : left + width]
+        np.testing.assert_array_equal(crop.resized(cut), expected)
 
 
 def a_feed(split, rows, batch_size, repeats=1, threads=2):
