@@ -81,6 +81,13 @@ def test_help_answers_without_jax_or_tfds():
     assert "predict" in done.stdout
 
 
+def test_the_package_can_be_run_as_the_command():
+    words = [sys.executable, "-m", "imgclass", "evaluate", "nowhere"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("nowhere is not a run folder")
+
+
 @pytest.mark.parametrize(
     "words", [(), ("evaluate",), ("fly", "x"), ("evaluate", "x", "--split=val"), ("predict", "x"),
               ("predict", "x", "y", "--top=0"), ("evaluate", "x", "--nosuch")]

@@ -37,6 +37,7 @@ LAYERS = [
     {"sweep"},
     {"verbs"},
     {"cli"},
+    {"__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 
