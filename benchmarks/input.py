@@ -8,9 +8,10 @@ device and, where said, augmented. Neither side caches but where `data.cache` is
 cifar     streams CIFAR-10 from tfds's files: PNG decoding, pad by 4 and crop, mirror; batches of
           512. tf.data reads the same PNG bytes from a TFRecord, for it cannot read ArrayRecord;
           'batched' is the same with parsing batch by batch.
-photos    JPEG files to random resized crops of 224 x 224, batches of 32. 'device' crops pictures of
-          256 x 256 on the device, 'raw' takes the host's crops out of a cache of those. tf.data
-          decodes the crop alone; 'default' is without antialiasing and with the fast DCT.
+photos    JPEG files to random resized crops of 224 x 224, batches of 32. 'aliased' is with workers
+          and without antialiasing, 'device' crops pictures of 256 x 256 on the device, 'raw' takes
+          the host's crops out of a cache of those. tf.data decodes the crop alone; 'default' is
+          without antialiasing and with the fast DCT.
 cache     the same files at 256 x 256 and nothing else: decoded, and out of either cache.
 resident  CIFAR-10 from the device's memory: a batch assembled, nothing else.
 """
@@ -29,7 +30,13 @@ from benchmarks import machine, rounds
 
 OURS = {
     "cifar": ("cifar", "cifar, workers"),
-    "photos": ("photos", "photos, workers", "photos, device", "photos, raw"),
+    "photos": (
+        "photos",
+        "photos, workers",
+        "photos, aliased",
+        "photos, device",
+        "photos, raw",
+    ),
     "cache": ("originals", "raw", "jpeg"),
     "resident": ("resident",),
 }

@@ -28,6 +28,7 @@ _PHOTOS = {"data.image_size": (224, 224), "data.load_size": (256, 256), "train.b
 _PAD_CROP = {"augment.pad_crop": 4, "augment.flip": True}
 _CROP = {"augment.random_resized_crop": True, "augment.flip": True}
 _HOST = {"augment.crop_on": "host"}
+_ALIASED = {"data.interpolation": "bilinear_aliased"}
 _WORKERS = {"data.workers": len(os.sched_getaffinity(0))}
 # By program: the keys of its config, that which PATH is, and whether batches are augmented.
 PROGRAMS: dict[str, tuple[dict[str, Any], str, bool]] = {
@@ -35,6 +36,11 @@ PROGRAMS: dict[str, tuple[dict[str, Any], str, bool]] = {
     "cifar, workers": (_STREAM | _CIFAR | _PAD_CROP | _WORKERS, "data.data_dir", True),
     "photos": (_STREAM | _PHOTOS | _CROP | _HOST, "data.name", True),
     "photos, workers": (_STREAM | _PHOTOS | _CROP | _HOST | _WORKERS, "data.name", True),
+    "photos, aliased": (
+        _STREAM | _PHOTOS | _CROP | _HOST | _WORKERS | _ALIASED,
+        "data.name",
+        True,
+    ),
     "photos, device": (_STREAM | _PHOTOS | _CROP, "data.name", True),
     "photos, raw": (
         _STREAM | _PHOTOS | _CROP | _HOST | {"data.cache": "raw"},

@@ -33,7 +33,7 @@ from PIL import (  # noqa: F401
     WebPImagePlugin,
 )
 
-from imgclass.data import fast_decode
+from imgclass.data import aliased, fast_decode
 from imgclass.data.headers import (
     BadImage,
     bare_jpeg,
@@ -67,6 +67,7 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+_ALIASED = "bilinear_aliased"
 
 
 def decode(data: bytes, channels: int = 3, max_pixels: int = 89_478_485) -> np.ndarray:
@@ -161,7 +162,9 @@ def resize(
     crop_fraction: float = 1.0,
     pad_value: int = 0,
 ) -> np.ndarray:
-    """Brings a picture to one size, antialiased when it shrinks ('nearest' excepted).
+    """Brings a picture to one size, antialiased when it shrinks.
+
+    Not so 'nearest', which has nothing to filter, and 'bilinear_aliased'.
 
     Args:
       image: uint8[h, w, c].
@@ -172,7 +175,7 @@ def resize(
         CenterCrop: size 224 and fraction 0.875 mean a short side of 256. 'pad' keeps the aspect
         ratio and everything: scaled to just fit (rounded, at least 1 pixel), centred, an odd
         pixel of padding going below or to the right.
-      interpolation: 'nearest', 'bilinear', 'bicubic' or 'lanczos'.
+      interpolation: 'nearest', 'bilinear', 'bicubic', 'lanczos' or 'bilinear_aliased'.
       crop_fraction: for 'crop', in (0, 1]: the share of the covering square that is kept.
       pad_value: for 'pad', 0 to 255, in every channel.
 
@@ -185,8 +188,8 @@ def resize(
     """
     if image.dtype != np.uint8 or image.ndim != 3 or 0 in image.shape:
         raise ValueError(f"image is {image.dtype}{list(image.shape)}: expected uint8[h, w, c]")
-    if interpolation not in _FILTERS:
-        raise ValueError(f"interpolation={interpolation!r}: expected one of {list(_FILTERS)}")
+    if interpolation not in (known := [*_FILTERS, _ALIASED]):
+        raise ValueError(f"interpolation={interpolation!r}: expected one of {known}")
     if min(size) < 1:
         raise ValueError(f"size={size}: both sides must be at least 1")
     (height, width), (out_height, out_width) = image.shape[:2], size
@@ -215,7 +218,7 @@ def resize(
 
 def _centre_box(
     height: int, width: int, size: tuple[int, int], crop_fraction: float
-) -> tuple[float, float, float, float]:
+) -> aliased.Edges:
     """Returns what 'crop' keeps, in source pixels, fractional.
 
     Sampling the box gives what scaling everything and then cutting would, without the scaled
@@ -240,7 +243,7 @@ def _centre_box(
 def _sample(
     image: np.ndarray,
     size: tuple[int, int],
-    box: tuple[float, float, float, float],
+    box: aliased.Edges,
     interpolation: str,
 ) -> np.ndarray:
     """Resamples one box of uint8[h, w, c] to uint8[*size, c]."""
@@ -250,6 +253,8 @@ def _sample(
     if channels not in (1, 3):  # Pillow mixes no channels, so one by one is the same
         bands = [_sample(image[:, :, c : c + 1], size, box, interpolation) for c in range(channels)]
         return np.concatenate(bands, axis=2)
+    if interpolation == _ALIASED:
+        return aliased.sample(image, size, box)
     method = _FILTERS[interpolation]
     # Filter weights take about 16 bytes x radius a source row or column; past a million, average
     # whole groups of pixels first, to 16 times the final size.

@@ -54,17 +54,17 @@ def test_the_table_has_a_row_a_program_and_a_peer(photos, tmp_path, monkeypatch,
     shown = capsys.readouterr().out
     assert "resident: left out" in shown
     assert "tf.data, default" in shown
-    assert "6.00 of the first" in shown
+    assert "7.00 of the first" in shown
     assert list(commands) == [
-        "photos", "photos, workers", "photos, device", "photos, raw", "tf.data",
+        "photos", "photos, workers", "photos, aliased", "photos, device", "photos, raw", "tf.data",
         "tf.data, default",
     ]  # fmt: skip
     assert commands["tf.data, default"][0] == "TF"
     assert commands["tf.data, default"][-1] == "default"
     rows = json.loads(out.read_text())["figures"]["photos"]
-    assert rows["tf.data"]["median"] == rows["tf.data"]["max"] == 50
+    assert rows["tf.data"]["median"] == rows["tf.data"]["max"] == 60
     assert rows["tf.data"]["count"] == 3
-    assert rows["tf.data"]["peak_mib"] == 54
+    assert rows["tf.data"]["peak_mib"] == 55
 
 
 def test_links_make_a_set_of_any_size(photos, tmp_path):
