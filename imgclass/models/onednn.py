@@ -19,7 +19,6 @@ import functools
 import queue
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import jax
@@ -44,9 +43,9 @@ _CPU = 1
 _IN_ORDER = 1
 _DIRECT = 1  # dnnl_convolution_direct; Winograd's would round otherwise
 _TRAINING = 64
+_ALIGNED = 64  # bytes; a line of the cache
 _ANY = 1  # dnnl_format_tag_any: the kernel's layout is the library's to choose
 _NAME, _WEIGHTS, _DIFF_WEIGHTS = 8, 131, 132  # dnnl_query_*
-_ALLOCATE = ctypes.c_void_p(-1)
 
 _Ints = tuple[int, ...]
 _Handle = ctypes.c_void_p
@@ -88,14 +87,23 @@ class _Library:
     def __init__(self, path: str) -> None:
         self.quick = ctypes.PyDLL(path)
         self.quick.dnnl_primitive_desc_query_md.restype = _Handle
-        self.slow = ctypes.CDLL(path)
+        self.quick.dnnl_memory_desc_get_size.restype = ctypes.c_size_t
+        self.execute = ctypes.CDLL(path).dnnl_primitive_execute
         self.engine = self.make("engine_create", _CPU, ctypes.c_size_t(0))
         self.stream = self.make("stream_create", self.engine, _IN_ORDER)
+        self.scratch = np.empty(0, np.uint8)
 
-    def call(self, name: str, *args: Any, slow: bool = False) -> None:
-        status = getattr(self.slow if slow else self.quick, f"dnnl_{name}")(*args)
+    def call(self, name: str, *args: Any) -> None:
+        status = getattr(self.quick, f"dnnl_{name}")(*args)
         if status:
             raise Failed(f"dnnl_{name} returned {status}")
+
+    def scratch_of(self, size: int) -> int:
+        """Returns the address of so many bytes, the same ones for everybody."""
+        if self.scratch.size < size + _ALIGNED:
+            self.scratch = np.empty(size + _ALIGNED, np.uint8)
+        address = self.scratch.ctypes.data
+        return address + -address % _ALIGNED
 
     def make(self, name: str, *args: Any) -> _Handle:
         handle = _Handle()
@@ -103,9 +111,11 @@ class _Library:
         return handle
 
 
+_Task = Callable[[], Any]
+_Reply = queue.SimpleQueue  # of what a task returned and what it raised
 _library: _Library | None = None
 _loading = threading.Lock()
-_tasks: queue.SimpleQueue[tuple[Callable[[], Any], Future]] = queue.SimpleQueue()
+_tasks: queue.SimpleQueue[tuple[_Task, _Reply]] = queue.SimpleQueue()
 
 
 def load(path: str) -> None:
@@ -124,28 +134,35 @@ def load(path: str) -> None:
 def can(convolution: Convolution) -> bool:
     """Returns whether the loaded library has a fast form of it for this processor."""
     try:
-        return "ref" not in _in_thread(lambda: _ready(convolution.text()).name).result()
+        return "ref" not in _in_thread(lambda: _ready(convolution.text()).name)
     except Failed:
         return False
 
 
 def _work() -> None:
     while True:
-        task, future = _tasks.get()
+        task, reply = _tasks.get()
         try:
-            future.set_result(task())
+            reply.put((task(), None))
         except Exception as error:
-            future.set_exception(error)
+            reply.put((None, error))
 
 
-def _in_thread(task: Callable[[], Any]) -> Future:
-    future: Future = Future()
-    _tasks.put((task, future))
-    return future
+def _in_thread(task: _Task) -> Any:
+    """Returns what the task does in the thread for oneDNN, or raises what it raises."""
+    reply: _Reply = _Reply()  # lighter than a Future
+    _tasks.put((task, reply))
+    result, error = reply.get()
+    if error is not None:
+        raise error
+    return result
 
 
 class _Arg(ctypes.Structure):
     _fields_ = (("index", ctypes.c_int), ("memory", _Handle))
+
+
+_Run = tuple[_Handle, int, ctypes.Array]  # a primitive, and what it is given
 
 
 class _Ready:
@@ -158,50 +175,53 @@ class _Ready:
             "kernel": _layout(library, *_by_group(c), c.dtype),
             "y": _layout(library, c.y, c.y_strides, c.dtype),
         }
-        self.arrays = [(layouts[name], index) for name, index in _ARRAYS[c.what]]
-        self.kernel = [name for name, _ in _ARRAYS[c.what]].index("kernel")
         described = _described(library, c, layouts["x"], layouts["y"])
         name = ctypes.c_char_p()
         library.call("primitive_desc_query", described, _NAME, 0, ctypes.byref(name))
         self.name = (name.value or b"ref").decode()
-        self.code = make("primitive_create", described)
         query = _DIFF_WEIGHTS if c.what == KERNEL else _WEIGHTS
-        self.chosen = _Handle(library.quick.dnnl_primitive_desc_query_md(described, query, 0))
-        self.copy = None  # between the kernel's layout and the one chosen
-        if not library.quick.dnnl_memory_desc_equal(layouts["kernel"], self.chosen):
-            pair = layouts["kernel"], engine, self.chosen, engine
-            if c.what == KERNEL:
-                pair = self.chosen, engine, layouts["kernel"], engine
-            self.copy = make("primitive_create", make("reorder_primitive_desc_create", *pair, None))
+        chosen = _Handle(library.quick.dnnl_primitive_desc_query_md(described, query, 0))
+
+        # Their addresses are set anew in each call.
+        def memory(layout: _Handle) -> _Handle:
+            return make("memory_create", layout, engine, None)
+
+        given = {name: memory(layouts[name]) for name, _ in _ARRAYS[c.what]}
+        self.given, self.size = list(given.values()), 0
+        self.inner: _Handle | None = None
+        convolved = dict(given)
+        copy: list[_Run] = []
+        if not library.quick.dnnl_memory_desc_equal(layouts["kernel"], chosen):
+            outer, self.inner = given["kernel"], memory(chosen)
+            self.size = library.quick.dnnl_memory_desc_get_size(chosen)
+            convolved["kernel"] = self.inner
+            pair = (layouts["kernel"], outer), (chosen, self.inner)
+            (before, source), (after, target) = pair if c.what != KERNEL else pair[::-1]
+            ends = before, engine, after, engine, None
+            code = make("primitive_create", make("reorder_primitive_desc_create", *ends))
+            copy = [(code, 2, _args((_FROM, source), (_TO, target)))]
+        args = _args(*((index, convolved[name]) for name, index in _ARRAYS[c.what]))
+        convolve = make("primitive_create", described), len(given), args
+        self.runs = [convolve, *copy] if c.what == KERNEL else [*copy, convolve]
 
     def __call__(self, addresses: Iterable[int]) -> None:
         """Runs it on the two arrays that are given and the one that is worked out."""
         library = self.library
+        for memory, address in zip(self.given, addresses, strict=True):
+            library.call("memory_set_data_handle", memory, _Handle(address))
+        if self.inner is not None:
+            # One place for every kernel: memory that was used just now is still in the cache.
+            where = library.scratch_of(self.size)
+            library.call("memory_set_data_handle", self.inner, _Handle(where))
+        for code, count, args in self.runs:
+            status = library.execute(code, library.stream, count, args)
+            if status:
+                raise Failed(f"dnnl_primitive_execute returned {status}")
+        library.call("stream_wait", library.stream)
 
-        def run(code: _Handle, *args: tuple[int, _Handle]) -> None:
-            given = (_Arg * len(args))(*(_Arg(*each) for each in args))
-            library.call("primitive_execute", code, library.stream, len(args), given, slow=True)
 
-        with contextlib.ExitStack() as lent:
-
-            def memory(layout: _Handle, address: _Handle) -> _Handle:
-                handle = library.make("memory_create", layout, library.engine, address)
-                lent.callback(library.call, "memory_destroy", handle)
-                return handle
-
-            args = [
-                (index, memory(layout, _Handle(address)))
-                for (layout, index), address in zip(self.arrays, addresses, strict=True)
-            ]
-            index, outer = args[self.kernel]
-            inner = memory(self.chosen, _ALLOCATE) if self.copy else outer
-            args[self.kernel] = index, inner
-            if self.copy and self.kernel == 1:
-                run(self.copy, (_FROM, outer), (_TO, inner))
-            run(self.code, *args)
-            if self.copy and self.kernel == 2:
-                run(self.copy, (_FROM, inner), (_TO, outer))
-            library.call("stream_wait", library.stream, slow=True)
+def _args(*args: tuple[int, _Handle]) -> ctypes.Array:
+    return (_Arg * len(args))(*(_Arg(*each) for each in args))
 
 
 @functools.cache
@@ -318,7 +338,7 @@ def _handler(pointer: Any) -> int | None:
         buffers = *frame.args.values[:2], frame.results.values[0]
         what = ctypes.string_at(text.start, text.length).decode()
         where = [ctypes.cast(b, ctypes.POINTER(_Buffer)).contents.data for b in buffers]
-        _in_thread(lambda: _ready(what)(where)).result()
+        _in_thread(lambda: _ready(what)(where))
         return None
     except Exception as error:
         message = f"oneDNN: {error}".encode()
