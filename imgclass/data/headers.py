@@ -60,8 +60,8 @@ def bare_jpeg(data: bytes) -> tuple[bytes, bytes]:
     view, exif = memoryview(data), b""
     kept: list[memoryview] = [view[:2]]
     for marker, at, end in _segments(data):
-        if marker == 0xE1 and data.startswith(b"Exif\0\0", at + 4):
-            exif = exif or data[at + 4 : end]
+        if found := _exif(data, marker, at, end):
+            exif = exif or found
         elif end - at >= _LEAST.get(marker, 0) and marker not in _METADATA:
             kept.append(view[at:end])
     return b"".join(kept), exif
@@ -69,13 +69,12 @@ def bare_jpeg(data: bytes) -> tuple[bytes, bytes]:
 
 def upright_jpeg_size(data: bytes) -> tuple[int, int] | None:
     """Returns height and width of a JPEG, None where EXIF turns it or the header has none."""
-    size = turned = None
+    size, exif = None, b""
     for marker, at, end in _segments(data):
-        if marker == 0xE1 and turned is None and data.startswith(b"Exif\0\0", at + 4):
-            turned = orientation(data[at + 4 : end]) != 1
-        elif marker in _FRAMES and end >= at + 9:
+        exif = exif or _exif(data, marker, at, end)
+        if marker in _FRAMES and end >= at + 9:
             size = struct.unpack_from(">HH", data, at + 5)
-    return None if turned or size is None or 0 in size else size
+    return None if size is None or 0 in size or orientation(exif) != 1 else size
 
 
 def upper_jpeg(data: bytes, rows: int) -> bytes | None:
@@ -107,6 +106,12 @@ def upper_jpeg(data: bytes, rows: int) -> bytes | None:
     if kept >= int.from_bytes(data[place : place + 2], "big"):
         return None
     return b"".join((data[:place], kept.to_bytes(2, "big"), data[place + 2 :]))
+
+
+def _exif(data: bytes, marker: int, at: int, end: int) -> bytes:
+    """Returns a segment's EXIF block; b'' if it is no such segment."""
+    body = data[at + 4 : end] if marker == 0xE1 else b""
+    return body if body.startswith(b"Exif\0\0") else b""
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:

@@ -81,7 +81,7 @@ DATA: dict[str, Key | Duration] = {
     "interpolation": Key(
         "bilinear",
         "The resampling filter, antialiased ('nearest' has nothing to filter). 'bilinear_aliased' "
-        "is not, as in tf.image.resize: whole pictures and host crops take a quarter of the time.",
+        "is not, as in tf.image.resize; with OpenCV, to resize then takes a quarter of the time.",
         one_of("nearest", "bilinear", "bicubic", "lanczos", "bilinear_aliased"),
     ),
     "pad_value": Key(0, "With resize='pad': the gray level of the border.", within(0, 255)),

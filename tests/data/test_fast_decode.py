@@ -178,6 +178,9 @@ def test_boxes_are_parts_of_the_whole_picture():
     for turn in range(1, 9):
         exif = made.exif(turn)
         files[f"turn {turn}"] = made.with_segment(plain, 0xE1, b"Exif\0\0" + exif)
+    exif = b"Exif\0\0" + made.exif(6)
+    empty = b"\xff\xd8" + b"\xff\xe1\0\x02" + b"Exif\0\0"  # which stands behind the segment
+    files["an empty segment first"] = empty + made.with_segment(plain, 0xE1, exif)[2:]
     for name, data in files.items():
         height, width = d.decode(data).shape[:2]
         asked = []
