@@ -35,8 +35,9 @@ _GROW = 64 * 2**20  # bytes asked of the kernel at a time
 
 _WORTH_KEEPING = 0.1  # seconds of compiling
 
-# How often oneDNN's threads look for work before they sleep, about a tenth of a millisecond. To be
-# woken takes as long, twice a convolution; threads that spin all the time keep XLA's from the core.
+# How often oneDNN's threads look for work before they sleep: for a tenth of a millisecond or so. To
+# wake one takes as long, and each convolution has work for it twice, its kernel's layout first.
+# Threads that never sleep would keep XLA's from the core.
 _SPINS = "3000"
 
 _YNN_OFF = "--xla_cpu_experimental_ynn_fusion_type="  # an empty list of fusions
