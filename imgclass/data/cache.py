@@ -14,8 +14,6 @@ threads run while a disk is waited for.
 Nothing here removes a file that is no longer of use.
 """
 
-import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import errno
@@ -29,6 +27,7 @@ import os
 import pathlib
 import shutil
 import struct
+import threading
 import time
 import weakref
 import zlib
@@ -237,8 +236,11 @@ def _fill(
     logger.info("decoding %s training pictures into %s", f"{len(split):,}", path)
     starts, checksums, said = [0], [], time.monotonic()
     encode = _as_jpeg if kind == "jpeg" else np.ndarray.tobytes
-    make = functools.partial(_encoded, split, prepare, size, encode)
-    for pictures in _in_order(make, len(split), max(1, _CHUNK_BYTES // each), threads):
+    dropped = threading.Event()
+    make = functools.partial(_encoded, split, prepare, size, encode, dropped)
+    chunk, workers = max(1, _CHUNK_BYTES // each), load.thread_count(threads)
+    parts = (range(at, min(at + chunk, len(split))) for at in range(0, len(split), chunk))
+    for pictures in load.in_order(make, parts, workers, 2 * workers, dropped):
         for picture in pictures:
             file.write(picture)
             starts.append(starts[-1] + len(picture))
@@ -259,9 +261,10 @@ def _encoded(
     prepare: Preprocess,
     size: tuple[int, int],
     encode: Callable[[np.ndarray], bytes],
+    dropped: threading.Event,
     part: range,
 ) -> list[bytes]:
-    return [encode(image) for image in load.examples(split, part, prepare, size)]
+    return [encode(image) for image in load.examples(split, part, prepare, size, dropped)]
 
 
 def _as_jpeg(image: np.ndarray) -> bytes:
@@ -269,22 +272,3 @@ def _as_jpeg(image: np.ndarray) -> bytes:
     picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
     picture.save(buffer, "JPEG", quality=QUALITY)
     return buffer.getvalue()
-
-
-def _in_order(
-    make: Callable[[range], list[bytes]], n: int, chunk: int, threads: int
-) -> Iterator[list[bytes]]:
-    """Yields what `make` returns for each chunk, in order, a few chunks ahead."""
-    workers = load.thread_count(threads)
-    pending: collections.deque[concurrent.futures.Future] = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(workers, "decode") as pool:
-        try:
-            for start in range(0, n, chunk):
-                pending.append(pool.submit(make, range(start, min(start + chunk, n))))
-                if len(pending) > 2 * workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()

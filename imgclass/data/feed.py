@@ -274,21 +274,10 @@ class EvalFeed:
             self._cache = load_all(
                 self._split, self._preprocess, self._preprocess.image_size, self._threads
             )
-        numbers = iter(range(len(self)))
-        dropped = self._dropped = threading.Event()  # each iteration drops its own batches
-        with concurrent.futures.ThreadPoolExecutor(self._threads, "decode") as pool:
-            pending: collections.deque = collections.deque()
-            try:
-                for number in numbers:
-                    pending.append(pool.submit(self._load, number))
-                    if len(pending) > self._ahead:
-                        yield self._put(pending.popleft().result())
-                while pending:
-                    yield self._put(pending.popleft().result())
-            finally:
-                dropped.set()
-                for future in pending:
-                    future.cancel()
+        self._dropped = threading.Event()  # each iteration drops its own batches
+        batches = range(len(self)), self._threads, self._ahead
+        for rows in load.in_order(self._load, *batches, self._dropped):
+            yield self._put(rows)
 
 
 def _host_batch(

@@ -4,11 +4,14 @@ What the feeds' threads and the processes of `workers` do. JAX is not imported h
 imported here: a process that decodes has no use for it.
 """
 
+import collections
 import concurrent.futures
 import dataclasses
 import functools
 import os
 import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,10 +21,39 @@ from imgclass.data.preprocess import Preprocess
 from imgclass.data.source import Indices, Record, Split
 from imgclass.errors import UserError
 
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
+
 
 def thread_count(wanted: int) -> int:
     """Returns `wanted`, or one thread a core this process may use."""
     return wanted or len(os.sched_getaffinity(0))
+
+
+def in_order(
+    make: Callable[[_Item], _Made],
+    items: Iterable[_Item],
+    threads: int,
+    ahead: int,
+    dropped: threading.Event,
+) -> Iterator[_Made]:
+    """Yields make(item) of each item, in order; up to `ahead` more are being made on threads.
+
+    `dropped` is set when no more are wanted. It waits for those begun, and leaves the others.
+    """
+    pending: collections.deque[concurrent.futures.Future[_Made]] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(threads, "decode") as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(make, item))
+                if len(pending) > ahead:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            dropped.set()
+            for future in pending:
+                future.cancel()
 
 
 def examples(

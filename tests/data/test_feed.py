@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from imgclass import build, feeds, parallel
-from imgclass.data import dataset, feed, folder, load, order
+from imgclass.data import cache, dataset, feed, folder, load, order
 from imgclass.data.arrays import ArraySplit
 from imgclass.data.preprocess import Preprocess
 from imgclass.errors import UserError
@@ -322,7 +322,7 @@ def test_memory_of_a_stream_does_not_grow_with_the_data_set(tmp_path):
     assert large - small < 12, f"peak {small:.0f} MiB for 200 pictures, {large:.0f} for 2,000"
 
 
-@pytest.mark.parametrize("kind", ["resident", "stream", "eval", "eval in memory"])
+@pytest.mark.parametrize("kind", ["resident", "stream", "eval", "eval in memory", "cache"])
 def test_what_is_dropped_ends_within_a_picture(tmp_path, monkeypatch, kind):
     """A feed whose user has been told to stop does not decode the rest of its batches."""
     split = file_split(tmp_path, 60)
@@ -337,19 +337,26 @@ def test_what_is_dropped_ends_within_a_picture(tmp_path, monkeypatch, kind):
         return decode(self, data, size)
 
     monkeypatch.setattr(Preprocess, "load", slow)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
 
     def stop_when_two_are_decoded():
         assert two.wait(60)
         signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
 
+    class Interrupted(Exception):
+        pass
+
     def interrupted(*_):
-        raise InterruptedError
+        raise Interrupted
 
     def use():
         if kind in ("resident", "stream"):
             made = resident(split, 60) if kind == "resident" else stream(split, 60)
             with contextlib.closing(made) as feeding:
                 feeding.batch(0)
+            return
+        if kind == "cache":
+            cache.cached(split, PREPARE, (6, 5), "raw", threads=1)
             return
         in_memory = 2**20 if kind == "eval in memory" else 0
         list(feed.EvalFeed(
@@ -360,7 +367,7 @@ def test_what_is_dropped_ends_within_a_picture(tmp_path, monkeypatch, kind):
     before = signal.signal(signal.SIGUSR1, interrupted)
     threading.Thread(target=stop_when_two_are_decoded).start()
     try:
-        with pytest.raises(InterruptedError):
+        with pytest.raises(Interrupted):
             use()
     finally:
         signal.signal(signal.SIGUSR1, before)
