@@ -58,7 +58,7 @@ def _guarded(function: Callable, *args: Any) -> Any:
         if _debugging() or not is_out_of_memory(error):
             raise
         sys.stderr.write(
-            f"out of memory: {_first_line(error)}. Try --config.data.feed=stream, "
+            f"out of memory: {first_line(error)}. Try --config.data.feed=stream, "
             "--config.optim.accumulate=4 or a smaller train.batch_size or data.image_size\n"
         )
         sys.exit(1)
@@ -167,7 +167,7 @@ def _diagnosis(
                 target[name] = value
     resolved = config_lib.resolve(config, overrides)
     found += config_lib.problems(resolved, overrides, models.used_keys())
-    return config_lib.ConfigError(found or [_first_line(error or ValueError("bad arguments"))])
+    return config_lib.ConfigError(found or [first_line(error or ValueError("bad arguments"))])
 
 
 def _joined(words: Sequence[str], values: flags.FlagValues) -> list[str]:
@@ -195,7 +195,7 @@ def _flag_problems(name: str, text: str | None, values: flags.FlagValues) -> lis
         try:
             values[name].parser.parse(text)
         except (ValueError, TypeError) as problem:
-            return [f"--{name}={text}: {_first_line(problem)}"]
+            return [f"--{name}={text}: {first_line(problem)}"]
     return []
 
 
@@ -210,32 +210,35 @@ def load_experiment(path_and_argument: str) -> ml_collections.ConfigDict:
     if not file.is_file():
         near = sorted(p.as_posix() for p in pathlib.Path("configs").glob("*.py"))
         raise UsageError(f"--config={path}: no such file{config_lib.nearest(path, near)}")
-    try:
-        spec = importlib.util.spec_from_file_location("_experiment", file)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        config = module.get_config(argument) if argument else module.get_config()
-    except Exception as error:
-        raise UsageError(f"{_place(path, error)}: {_reason(error)}") from error
+    arguments = (argument,) if argument else ()
+    config = run_file(path, lambda module: module.get_config(*arguments))
     if not isinstance(config, ml_collections.ConfigDict):
         raise UsageError(f"{path}: get_config() has to return imgclass.config.defaults(), changed")
     return config
 
 
-def _place(path: str, error: Exception) -> str:
-    """Returns the file, with the line of it that raised."""
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename == str(pathlib.Path(path))
-    ]
-    return f"{path}, line {lines[-1]}" if lines else path
+def run_file(path: str, ask: Callable[[Any], Any]) -> Any:
+    """Runs a person's Python file and returns what `ask` gets of the module.
+
+    Raises:
+      UsageError: it is no Python file, or one of the two fails; with the line of the file.
+    """
+    spec = importlib.util.spec_from_file_location("_file", path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path}: not a Python file")
+    try:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return ask(module)
+    except Exception as error:  # whatever the file raises is its author's to mend
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == spec.origin]
+        where = f"{path}, line {lines[-1]}" if lines else path
+        raise UsageError(f"{where}: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
-    text = _first_line(error)
+    text = first_line(error)
     unknown = re.match(r"""['"]+Key "(.+?)" does not exist""", text)
     if unknown:  # ml_collections goes on to print every key there is
         return f"no such key {unknown[1]!r}{config_lib.nearest(unknown[1], config_lib.kinds())}"
@@ -261,7 +264,3 @@ def parse_value(text: str, kind: type) -> Any:
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         raise ValueError("must be values in parentheses, such as (64,64)") from None
     return tuple(value) if isinstance(value, list | tuple) else (value,)
-
-
-def _first_line(error: BaseException) -> str:
-    return first_line(error)

@@ -6,13 +6,14 @@ The steps are those of training, on the batches of training; nothing is saved.
 import dataclasses
 import itertools
 import math
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from imgclass import build, feeds, parallel, pretrained, train
+from imgclass import build, feeds, files, parallel, pretrained, train
 from imgclass.data import dataset
 from imgclass.errors import UsageError, UserError
 from imgclass.evaluate import restore
@@ -171,7 +172,4 @@ def draw(curve: Curve, marks: dict[str, float], path: str) -> None:
     axes.set_xlabel("learning rate")
     axes.set_ylabel("training loss, nats")
     axes.legend()
-    try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be drawn ({error})") from None
+    files.save_figure(figure, pathlib.Path(path), dpi=120)

@@ -221,8 +221,12 @@ START = "from imgclass import config\n\ndef get_config(arg=None):\n    c = confi
         (START, "get_config() has to return imgclass.config.defaults()"),
     ],
 )
-def test_a_broken_file_is_one_line_that_names_it(tmp_path, text, words):
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_broken_file_is_one_line_that_names_it(tmp_path, monkeypatch, text, words, relative):
     file = experiment(tmp_path, text)
+    if relative:
+        monkeypatch.chdir(tmp_path)
+        file = file.name
     (line,) = refused(f"--config={file}")
     assert line.startswith(str(file))
     assert words in line

@@ -26,8 +26,10 @@ def file_size_limit(size):
 def test_atomic_writes_leave_the_old_or_the_new(tmp_path):
     path = tmp_path / "a.json"
     files.write_atomically(path, "old")
-    with file_size_limit(10), pytest.raises(OSError, match=r"."):
+    with file_size_limit(10), pytest.raises(OSError, match=r".") as raised:
         files.write_atomically(path, "n" * 1000)
+    assert raised.value.filename == str(path)
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
     files.write_atomically(path, json.dumps("new"))
     assert json.loads(path.read_text()) == "new"

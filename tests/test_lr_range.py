@@ -169,7 +169,7 @@ def test_a_mistake_is_a_line(tmp_path, capsys, words, message):
 
 def test_a_plot_that_cannot_be_written_is_a_line(tmp_path):
     pytest.importorskip("matplotlib")
-    with pytest.raises(UserError, match=r"nowhere.*cannot be drawn"):
+    with pytest.raises(UserError, match=r"nowhere.*cannot be written"):
         lr_range.draw(
             curve(np.arange(30.0)[::-1]), {"valley": 1.0}, str(tmp_path / "nowhere/a.png")
         )

@@ -3,15 +3,13 @@
 import math
 import pathlib
 
-import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from imgclass import files
 from imgclass.compare.table import Table
-from imgclass.errors import UsageError, UserError
+from imgclass.errors import UsageError
 
 SUFFIXES = (".png", ".svg")
-_NO_DATE = {"Date": None}
 _BLUE, _GREY = "#1f77b4", "#777777"
 
 
@@ -26,8 +24,7 @@ def draw(table: Table, path: pathlib.Path) -> None:
     labels = [table.label(row).replace(", ", "\n") for row in table.rows]
     lines = sum(label.count("\n") + 1 for label in labels)
     figure = Figure(figsize=(8, 1.6 + 0.22 * lines + 0.2 * len(labels)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    axes = figure.subplots()
     for place, row in enumerate(table.rows):
         shown = [value for value in row.values if math.isfinite(value)]
         axes.plot(shown, [place] * len(shown), "o", color=_GREY, markersize=4, alpha=0.6)
@@ -42,11 +39,7 @@ def draw(table: Table, path: pathlib.Path) -> None:
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_xlabel(f"{table.metric} on {table.split}: mean, 95% interval, runs")
     axes.grid(axis="x", alpha=0.3)
-    try:
-        with matplotlib.rc_context({"svg.hashsalt": "imgclass"}):  # equal tables, equal bytes
-            figure.savefig(path, dpi=150, metadata=_NO_DATE if path.suffix == ".svg" else None)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    files.save_figure(figure, path, dpi=150)
 
 
 def check_suffix(path: pathlib.Path) -> None:

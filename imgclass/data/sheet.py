@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from imgclass import files
 from imgclass.data import decode
 from imgclass.data.findings import Finding
 from imgclass.data.inspect import Duplicates, SplitSurvey, Survey
 from imgclass.data.preprocess import Preprocess
 from imgclass.data.source import Source
-from imgclass.errors import UserError
 
 COLUMNS = 100
 MOST_CLASSES, MOST_BAD = 100, 50  # lines of the report; the JSON object has them all
@@ -181,11 +181,8 @@ def contact_sheet(source: Source, prepare: Preprocess, bad: Sequence[int] = ()) 
 
 def save(picture: Image.Image, path: str) -> None:
     """Writes a PNG file. Raises UserError where that cannot be done."""
-    try:
-        with open(path, "wb") as file:
-            picture.save(file, "PNG")
-    except OSError as error:
-        raise UserError(f"--sheet={path}: cannot be written ({error.strerror or error})") from None
+    with files.writing(f"--sheet={path}"), open(path, "wb") as file:
+        picture.save(file, "PNG")
 
 
 def _spread(values: np.ndarray, most: int) -> np.ndarray:

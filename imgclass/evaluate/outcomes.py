@@ -182,10 +182,8 @@ def write(folder: pathlib.Path, split: str, step: int, outcomes: Outcomes) -> No
     }
     content = io.BytesIO()
     np.savez_compressed(content, step=np.int64(step), **arrays)
-    try:
+    with files.writing(path):
         files.write_atomically(path, content.getvalue())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def read(folder: pathlib.Path, split: str) -> Stored | None:

@@ -17,6 +17,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from imgclass import files
 from imgclass.errors import UserError
 from imgclass.models import weight_pickle
 
@@ -82,13 +83,8 @@ def write(path: pathlib.Path, tensors: Mapping[str, np.ndarray], about: Mapping[
     """
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     content = safetensors.numpy.save(arrays, metadata={"format": "pt", **about})
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
+    with files.writing(path):
+        files.write_atomically(path, content)
 
 
 def _safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -11,10 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from imgclass import files
 from imgclass.compare import plot, render, table
 from imgclass.compare.table import Table
-from imgclass.errors import UserError
-from imgclass.files import write_atomically
 from imgclass.sweep import outputs, pool
 from imgclass.sweep import runs as runs_lib
 from imgclass.sweep.declare import Ablation
@@ -113,10 +112,8 @@ def finish(declared: Ablation, runs: Sequence[Run], root: pathlib.Path) -> Table
     made = table.make([one.folder for one in done], metric=declared.metric, baseline=base.folder)
     made = named(made, {str(one.folder): one.change for one in done})
     made = dataclasses.replace(made, notes=(*notes(runs, base.change), *made.notes))
-    try:
-        write_atomically(root / "table.md", render.render(made, "markdown"))
-    except OSError as error:
-        raise UserError(f"{error.filename}: cannot be written ({error.strerror})") from None
+    with files.writing(root / "table.md"):
+        files.write_atomically(root / "table.md", render.render(made, "markdown"))
     plot.draw(made, root / "plot.svg")
     return made
 

@@ -10,13 +10,12 @@ Keys are those of the config. Whether a config accepts a value is asked of the c
 """
 
 import dataclasses
-import importlib.util
 import pathlib
 import re
-import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from imgclass import arguments
 from imgclass.errors import UsageError
 from imgclass.schema.rules import Key
 from imgclass.schema.running import EVAL
@@ -122,19 +121,7 @@ def load(path: str) -> Ablation | Search:
     file = pathlib.Path(path)
     if not file.is_file():
         raise UsageError(f"{path}: no such file; a sweep is a Python file with get_sweep()")
-    try:
-        spec = importlib.util.spec_from_file_location("_sweep", file)
-        if spec is None or spec.loader is None:
-            raise UsageError(f"{path}: not a Python file")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        declared = module.get_sweep()
-    except UsageError:
-        raise
-    except Exception as error:  # whatever the file raises is its author's to mend
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
-        where = f"{path}, line {lines[-1]}" if lines else path
-        raise UsageError(f"{where}: {type(error).__name__}: {error}") from error
+    declared = arguments.run_file(path, lambda module: module.get_sweep())
     if not isinstance(declared, Ablation | Search):
         raise UsageError(f"{path}: get_sweep() has to return imgclass.sweep.Ablation or Search")
     problems = _problems(declared)

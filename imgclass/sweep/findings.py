@@ -4,8 +4,7 @@ import math
 import pathlib
 from typing import Any
 
-from imgclass.errors import UserError
-from imgclass.files import write_atomically
+from imgclass import files
 from imgclass.sweep import outputs, runs
 from imgclass.sweep import study as study_lib
 from imgclass.sweep.declare import Search
@@ -30,13 +29,11 @@ def write(declared: Search, study: optuna.Study, root: pathlib.Path) -> dict[str
         "best": None,
     }
     done = [trial for trial in trials if trial.state == optuna.trial.TrialState.COMPLETE]
-    try:
-        write_atomically(root / "trials.md", _table(declared, trials))
+    with files.writing(root):
+        files.write_atomically(root / "trials.md", _table(declared, trials))
         if done:
             said["best"] = _best(declared, study.best_trial, len(trials), root)
             _plots(declared, study, done, root)
-    except OSError as error:
-        raise UserError(f"{error.filename}: cannot be written ({error.strerror})") from None
     return said
 
 
@@ -55,7 +52,7 @@ def _best(
         f"The best of {of} trials of {declared.base}: trial {best.number}, "
         f"validation {declared.metric} {best.value:.4f}."
     )
-    write_atomically(path, outputs.recipe(config, about, path))
+    files.write_atomically(path, outputs.recipe(config, about, path))
     return {
         "trial": best.number,
         declared.metric: best.value,

@@ -12,6 +12,7 @@ from typing import Any
 import ml_collections
 
 from imgclass import config as config_lib
+from imgclass import files
 from imgclass.errors import UserError
 
 
@@ -44,7 +45,7 @@ def plot_history(
     axes.set_xlabel("trial")
     axes.set_ylabel(f"validation {metric}")
     axes.legend()
-    _save(figure, path)
+    files.save_figure(figure, path)
 
 
 def plot_importance(importance: Mapping[str, float], path: pathlib.Path) -> None:
@@ -53,20 +54,14 @@ def plot_importance(importance: Mapping[str, float], path: pathlib.Path) -> None
     keys = sorted(importance, key=lambda key: importance[key])
     axes.barh(keys, [importance[key] for key in keys], color="C0")
     axes.set_xlabel("share of the variance between finished trials (fANOVA)")
-    _save(figure, path)
+    files.save_figure(figure, path)
 
 
 def _figure(height: float) -> tuple[Any, Any]:
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    mpl.rcParams["svg.hashsalt"] = "imgclass"  # the same figures give the same file
     figure = Figure(figsize=(7, height), layout="constrained")
     return figure, figure.subplots()
-
-
-def _save(figure: Any, path: pathlib.Path) -> None:
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def recipe(config: ml_collections.ConfigDict, about: str, path: pathlib.Path) -> str:

@@ -6,7 +6,8 @@ import logging
 import pathlib
 import sys
 
-from imgclass.errors import UsageError, UserError
+from imgclass import files
+from imgclass.errors import UsageError
 from imgclass.verbs import parsing
 
 # What `compare.render` can write, and how such files' names end.
@@ -55,10 +56,8 @@ def compare(args: argparse.Namespace) -> int:
     made = table.make(args.runs, by, args.split, args.metric, args.baseline)
     text = render.render(made, form)
     if args.output:
-        try:
+        with files.writing(args.output):
             pathlib.Path(args.output).write_text(text)
-        except OSError as error:
-            raise UserError(f"{args.output}: cannot be written ({error.strerror})") from None
     if args.plot:
         plot.draw(made, pathlib.Path(args.plot))
     if args.json:

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from imgclass import files
 from imgclass.errors import UsageError, UserError
 from imgclass.verbs import parsing
 
@@ -83,7 +84,8 @@ def evaluate(args: argparse.Namespace) -> int:
                 print(f"  {name:18s} {value:.4f}{between}")
     extra = _robustness(args, found, data.splits[args.split], said.right, names, second)
     if extra:
-        run.write_json(path, stored | extra)
+        with files.writing(path):
+            run.write_json(path, stored | extra)
     if args.json:
         print(json.dumps(run.finite(result | extra)))
     elif extra:

@@ -7,8 +7,9 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from imgclass import files
 from imgclass.config import nearest
-from imgclass.errors import UsageError, UserError
+from imgclass.errors import UsageError
 from imgclass.verbs import parsing
 
 if TYPE_CHECKING:
@@ -167,8 +168,6 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _write(file: pathlib.Path, content: bytes) -> None:
-    try:
+    with files.writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
-    except OSError as error:
-        raise UserError(f"{file}: cannot be written ({error.strerror})") from None

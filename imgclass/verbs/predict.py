@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from imgclass.errors import UserError
+from imgclass import files
 from imgclass.verbs import parsing
 
 
@@ -123,7 +123,7 @@ def _csv_file(
     target = os.path.realpath(path)
     own = os.path.isfile(target) or not os.path.exists(target)
     partial = f"{target}.{os.getpid()}.partial" if own else target  # a pipe has to be itself
-    with _named(path):
+    with files.writing(path):
         file = open(partial, "w", newline="", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
     writer = csv.writer(file)
 
@@ -138,14 +138,14 @@ def _csv_file(
                 row.append("")
             if prediction.is_below(below):
                 row[1], row[-1] = "", row[1]
-        with _named(path):
+        with files.writing(path):
             writer.writerow([*row, prediction.error])
 
     try:
-        with _named(path):
+        with files.writing(path):
             writer.writerow([*columns, "error"])
         yield write
-        with _named(path):
+        with files.writing(path):
             file.close()
             if own:
                 os.replace(partial, target)
@@ -155,11 +155,3 @@ def _csv_file(
         if own:
             pathlib.Path(partial).unlink(missing_ok=True)
         raise
-
-
-@contextlib.contextmanager
-def _named(path: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None

@@ -57,9 +57,11 @@ WRONG = {
 
 
 @pytest.mark.parametrize("returned", WRONG)
-def test_what_is_wrong_is_said(returned, tmp_path):
+def test_what_is_wrong_is_said(returned, tmp_path, monkeypatch):
+    written(tmp_path, returned)
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=WRONG[returned]):
-        declare.load(written(tmp_path, returned))
+        declare.load("sweep.py")
 
 
 def test_a_file_that_is_not_there(tmp_path):
