@@ -22,7 +22,7 @@ from ml_collections import config_flags
 
 from imgclass import config as config_lib
 from imgclass import models
-from imgclass.errors import UsageError, UserError, first_line
+from imgclass.errors import UsageError, UserError, first_line, is_out_of_memory
 
 EXAMPLE = "python main.py --config=configs/cnn.py"
 
@@ -70,11 +70,6 @@ def _debugging() -> bool:
         return bool(values["debug"].value)
     words = [word.lower().lstrip("-") for word in sys.argv[1:] if word.startswith("-")]
     return not {"debug", "debug=true", "debug=1"}.isdisjoint(words)  # parsing has failed
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether an allocation failed, on the host or on a device."""
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def plain_logging() -> None:

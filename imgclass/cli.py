@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from imgclass import __version__, process
-from imgclass.errors import UserError
+from imgclass.errors import UserError, first_line, is_out_of_memory
 from imgclass.verbs import (
     compare,
     data,
@@ -67,6 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
+    except (MemoryError, RuntimeError) as error:  # JAX's is one of the second
+        if args.debug or not is_out_of_memory(error):
+            raise
+        why = first_line(error)
+        sys.stderr.write(f"out of memory: {why}. End other programs, or take a larger machine\n")
+        return 1
     except BrokenPipeError:  # `| head` has seen enough
         _drop_output()
         return 1

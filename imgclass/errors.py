@@ -17,6 +17,11 @@ class UsageError(UserError):
     exit_status = 2
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an allocation failed, on the host or on a device."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
 def first_line(error: BaseException) -> str:
     """Returns the first line of what an error says, or its type if it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from imgclass.errors import UsageError, UserError
+from imgclass.errors import UsageError, UserError, first_line
 
 AXIS = "data"
 FSDP_SMALLEST = 4096  # elements; splitting smaller arrays costs more messages than it saves bytes
@@ -155,7 +155,7 @@ def together() -> Iterator[None]:
         yield
     except Exception as error:
         failure = error
-        line = (str(error).strip().splitlines() or [""])[0]
+        line = first_line(error)
         text = line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
         told = text.encode()[:TOLD]
         row[0] = getattr(error, "exit_status", 1)

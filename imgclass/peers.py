@@ -23,7 +23,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from imgclass import watchdog
-from imgclass.errors import UsageError, UserError
+from imgclass.errors import UsageError, UserError, first_line, is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -217,8 +217,8 @@ class _Watch:
     def failed(self, error: BaseException) -> None:
         """Tells the others, unless one of them was the cause; then this process ends here."""
         status = getattr(error, "exit_status", 1)
-        text = (str(error).strip().splitlines() or [""])[0]
-        broken = isinstance(error, jax.errors.JaxRuntimeError) and "EXHAUSTED" not in text
+        text = first_line(error)
+        broken = isinstance(error, jax.errors.JaxRuntimeError) and not is_out_of_memory(error)
         if broken:  # a collective has perhaps lost the other side: which, the lead will find out
             until = time.monotonic() + _heartbeat + 4 * INTERVAL
             while self._found is None and time.monotonic() < until:

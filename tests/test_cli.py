@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -350,6 +351,29 @@ def test_a_file_that_is_spoken_of_nowhere_else_is_named(capsys, folder, monkeypa
 
     monkeypatch.setattr(predict, "find_pictures", refused)
     assert ask(capsys, "predict", folder, "x.png") == (1, "", "/a/file: Permission denied\n")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 9 TiB"),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"),
+    ],
+)
+def test_running_out_of_memory_is_one_line(capsys, folder, monkeypatch, error):
+    def greedy(*_):
+        raise error
+
+    monkeypatch.setattr(predict, "find_pictures", greedy)
+    said = f"out of memory: {error}. End other programs, or take a larger machine\n"
+    assert ask(capsys, "predict", folder, "a.png") == (1, "", said)
+
+
+def test_keys_are_not_to_be_abbreviated(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["lr-find", "configs/cnn.py", "--config.loss.label=0.1"])
+    assert ended.value.code == 2
+    assert "--config.loss.label=0.1" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")

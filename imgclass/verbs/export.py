@@ -40,11 +40,12 @@ def export(args: argparse.Namespace) -> int:
     about = {
         "model": name,
         "library": library,
-        "step": str(found.step),
-        "class_names": json.dumps(found.task.class_names),
-        "preprocess": json.dumps(found.task.prepare.to_json()),
+        "step": found.step,
+        "class_names": found.task.class_names,
+        "preprocess": found.task.prepare.to_json(),
     }
-    weight_files.write(path, tensors, about)
+    header = {key: v if isinstance(v, str) else json.dumps(v) for key, v in about.items()}
+    weight_files.write(path, tensors, header)
     numbers = sum(array.size for array in tensors.values())
     if args.json:
         counts = {"tensors": len(tensors), "numbers": numbers}

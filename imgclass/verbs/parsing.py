@@ -22,7 +22,10 @@ def verb(
       summary: for the help; lower case, no full stop.
     """
     parser: argparse.ArgumentParser = verbs.add_parser(
-        name, help=summary, description=summary[0].upper() + summary[1:] + "."
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        allow_abbrev=False,  # --config.loss.label=1 is a mistake, as for main.py
     )
     parser.set_defaults(verb=function)
     parser.add_argument("--json", action="store_true", help="print one JSON object, for machines")

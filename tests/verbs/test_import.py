@@ -52,6 +52,15 @@ def exported(base, tmp_path, capsys):
     return tmp_path / "base.safetensors"
 
 
+def test_export_prints_plain_values(base, tmp_path, capsys):
+    status, out, _ = ask(capsys, "export", base, f"--output={tmp_path / 'a.safetensors'}", "--json")
+    said = json.loads(out)
+    stored = json.loads((base / "data.json").read_text())
+    assert (status, said["class_names"]) == (0, stored["class_names"])
+    assert said["preprocess"]["mean"] == pytest.approx(stored["preprocess"]["mean"])
+    assert said["step"] == json.loads((base / "result.json").read_text())["best"]["step"]
+
+
 def keys(base):
     """Returns what of a run's config another run has to be told."""
     stored = json.loads((base / "data.json").read_text())["preprocess"]
