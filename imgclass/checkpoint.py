@@ -28,9 +28,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
-from imgclass import parallel
+from imgclass import files, parallel
 from imgclass.errors import UserError
-from imgclass.files import write_atomically
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -249,7 +248,7 @@ def verify(path: pathlib.Path) -> dict[str, Any] | str:
         return f"{path / MANIFEST} cannot be read ({error.strerror})"
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return f"{path / MANIFEST} is not a manifest"
-    if claimed != _digest_of(manifest):
+    if claimed != files.digest(manifest):
         return f"{path / MANIFEST} was altered"
     try:
         present = _file_digests(path / "arrays")
@@ -268,12 +267,8 @@ def _write_manifest(target: pathlib.Path, step: int, record: dict[str, Any]) -> 
 
 
 def _seal(target: pathlib.Path, manifest: dict[str, Any]) -> None:
-    text = json.dumps(manifest | {"digest": _digest_of(manifest)}, indent=1)
-    write_atomically(target / MANIFEST, text)
-
-
-def _digest_of(manifest: dict[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:32]
+    text = json.dumps(manifest | {"digest": files.digest(manifest)}, indent=1)
+    files.write_atomically(target / MANIFEST, text)
 
 
 def _file_digests(folder: pathlib.Path) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Values that are fine alone and, together, impossible or without effect.
 
-What a value may be by itself is in `schema.py`. A key that belongs to another choice (a filter
+What a value may be by itself is in `schema`. A key that belongs to another choice (a filter
 count beside a ResNet) is refused only where it is given on the command line: an experiment's file
 may set it, and the choice be changed for one run.
 """

@@ -1,4 +1,4 @@
-"""Builds, checks and resolves configs; every key is in `schema.py`.
+"""Builds, checks and resolves configs; every key is in `schema`.
 
 `defaults()` gives the config an experiment file starts from. `problems()` lists everything wrong
 with a config at once, before a device is touched. `resolve()` leaves each duration in one unit,

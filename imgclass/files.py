@@ -1,6 +1,8 @@
-"""Writing files: never half done for a crash or a reader; errors in one line; figures."""
+"""Files: written whole or not at all, errors in one line, figures, digests, the cache folder."""
 
 import contextlib
+import hashlib
+import json
 import os
 import pathlib
 from collections.abc import Iterator
@@ -28,6 +30,17 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
         if isinstance(error, OSError):
             error.filename = str(path)
         raise
+
+
+def digest(value: Any) -> str:
+    """Returns 32 hexadecimal digits of plain data, whatever the order of its keys."""
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def cache_folder() -> pathlib.Path:
+    """Returns $XDG_CACHE_HOME/imgclass or ~/.cache/imgclass, for what can be made again."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return pathlib.Path(base) / "imgclass"
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ another.
 import contextlib
 import datetime
 import fcntl
-import hashlib
 import json
 import logging
 import math
@@ -29,10 +28,9 @@ import jax
 import ml_collections
 
 from imgclass import config as config_lib
-from imgclass import parallel, process
+from imgclass import files, parallel, process
 from imgclass.data import fast_decode
 from imgclass.errors import UsageError, UserError
-from imgclass.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +191,7 @@ def store(folder: pathlib.Path, config: ml_collections.ConfigDict, data: dict[st
     """Writes config.json and data.json, each with a digest of what it says."""
     for name, said in (("data", data), ("config", json.loads(config_lib.to_json(config)))):
         value = finite(said)
-        write_json(folder / f"{name}.json", value | {"digest": _digest(value)})
+        write_json(folder / f"{name}.json", value | {"digest": files.digest(value)})
 
 
 def load_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
@@ -217,16 +215,12 @@ def load_data(folder: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _unaltered(path: pathlib.Path, value: Any) -> Any:
-    if isinstance(value, dict) and "digest" in value and value.pop("digest") != _digest(value):
+    if isinstance(value, dict) and "digest" in value and value.pop("digest") != files.digest(value):
         raise UserError(
             f"{path} was altered since the run wrote it: put it back as it was, or use a new "
             "--workdir"
         )
     return value
-
-
-def _digest(value: Any) -> str:
-    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def load_json(path: pathlib.Path) -> Any:
@@ -241,7 +235,7 @@ def load_json(path: pathlib.Path) -> Any:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes indented JSON atomically."""
-    write_atomically(path, json.dumps(finite(value), indent=2) + "\n")
+    files.write_atomically(path, json.dumps(finite(value), indent=2) + "\n")
 
 
 def finite(value: Any) -> Any:
@@ -336,7 +330,7 @@ class Records:
             logger.warning("%s: %d damaged lines left out", path, damaged)
         if not resume_step:
             kept = []
-        write_atomically(path, "".join(line.decode() + "\n" for line in kept))
+        files.write_atomically(path, "".join(line.decode() + "\n" for line in kept))
         self._file = path.open("a")
 
     def write(self, record: dict[str, Any]) -> None:

@@ -109,7 +109,7 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> Comparison:
     discordant = only_first + only_second
     p = float(stats.binomtest(only_first, discordant).pvalue) if discordant else 1.0
     apart = first.astype(np.float64) - second.astype(np.float64)
-    interval = bootstrap.of_means(apart[:, None])[0]
+    interval = bootstrap.of_mean(apart)
     return Comparison("McNemar, exact", float(np.mean(apart)), *interval, p)
 
 

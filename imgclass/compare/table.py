@@ -24,7 +24,6 @@ from imgclass.errors import UsageError
 from imgclass.evaluate import bootstrap
 
 ALPHA = 0.05
-SPLITS = ("validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +220,7 @@ def _row(group: _Group, baseline: _Group, metric: str) -> Row:
     pictures = (math.nan, math.nan)
     if group.by_picture is not None and baseline.by_picture is not None:
         apart = group.by_picture - baseline.by_picture
-        pictures = bootstrap.of_means(apart[:, None])[0]
+        pictures = bootstrap.of_mean(apart)
     return dataclasses.replace(row, test=_test(group, baseline, metric), pictures=pictures)
 
 
@@ -234,7 +233,7 @@ def _interval(group: _Group, metric: str) -> tuple[float, float, str]:
     if group.by_picture is not None and metric == "accuracy":
         return *bootstrap.of_share(group.by_picture > 0.5), "pictures"
     if group.by_picture is not None:
-        return *bootstrap.of_means(group.by_picture[:, None])[0], "pictures"
+        return *bootstrap.of_mean(group.by_picture), "pictures"
     if metric == "accuracy" and examples:  # how many were right is all there is to resample
         right = np.arange(int(examples)) < round(float(group.values[0]) * examples)
         return *bootstrap.of_share(right), "pictures"

@@ -38,14 +38,13 @@ import numpy as np
 import PIL
 from PIL import Image
 
+from imgclass import files
 from imgclass.data import load
 from imgclass.data.preprocess import Preprocess
 from imgclass.data.source import Indices, Record, Split, checked_indices
-from imgclass.data.tfds_split import cache_folder
 from imgclass.errors import UserError
 
 logger = logging.getLogger(__name__)
-KINDS = ("raw", "jpeg")
 QUALITY = 90
 _MAGIC = b"imgclass cache 1"
 _FOOTER = struct.Struct("<16s5qI")  # magic; n, height, width, channels, index at; CRC-32 of index
@@ -151,7 +150,7 @@ def cached(
       UserError: a picture is damaged, the file cannot be written, or there is no room for it.
     """
     shape = (*size, prepare.channels)
-    path = cache_folder() / "pictures" / f"{_key(split, prepare, size, kind)}.{kind}"
+    path = files.cache_folder() / "pictures" / f"{_key(split, prepare, size, kind)}.{kind}"
     try:
         if (found := _opened(split, path, shape)) is None:
             with _alone(path) as file:

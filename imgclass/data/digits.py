@@ -18,6 +18,7 @@ import numpy as np
 import PIL.Image
 import tensorflow_datasets as tfds
 
+from imgclass import files
 from imgclass.data import tfds_source, tfds_split
 from imgclass.data.source import Native
 from imgclass.errors import UserError
@@ -107,7 +108,7 @@ def open_digits() -> Native:
     Raises:
       UserError: the cache folder cannot be written.
     """
-    root = tfds_split.cache_folder() / "tfds"
+    root = files.cache_folder() / "tfds"
     folder = root / "digits" / str(Digits.VERSION)
     if not _intact(folder):
         try:

@@ -5,6 +5,7 @@ devices and processes without any example being seen twice or missed.
 """
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -51,10 +52,17 @@ def batch_indices(seed: int, n: int, batch_size: int, step: int, repeats: int = 
     >>> sorted(batch_indices(seed=0, n=4, batch_size=4, step=5).tolist())
     [0, 1, 2, 3]
     """
+    return rows_of(lambda epoch: permutation(seed, epoch, n), n, batch_size, step, repeats)
+
+
+def rows_of(
+    epoch_order: Callable[[int], np.ndarray], n: int, batch_size: int, step: int, repeats: int
+) -> np.ndarray:
+    """Returns a step's rows, int64[batch_size], of epochs of int64[n]; as `batch_indices`."""
     positions = step * batch_size + np.arange(batch_size, dtype=np.int64)
     epochs, places = np.divmod(positions // repeats, n)
     indices = np.empty(batch_size, np.int64)
     for epoch in np.unique(epochs):
         rows = epochs == epoch
-        indices[rows] = permutation(seed, int(epoch), n)[places[rows]]
+        indices[rows] = epoch_order(int(epoch))[places[rows]]
     return indices

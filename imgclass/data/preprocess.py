@@ -108,12 +108,8 @@ class Preprocess:
         return Preprocess(**plain)
 
 
-def from_config(
-    data: ml_collections.ConfigDict,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
-) -> Preprocess:
-    """Returns the preprocessing a config asks for; mean and std override its own."""
+def from_config(data: ml_collections.ConfigDict) -> Preprocess:
+    """Returns the preprocessing a config asks for."""
     names = [f.name for f in dataclasses.fields(Preprocess)]
     values: dict[str, Any] = {
         name: tuple(data[name]) if isinstance(data[name], list | tuple) else data[name]
@@ -121,8 +117,6 @@ def from_config(
     }
     if data.standardize != "given":  # a file's own stay unused when the choice is changed
         values |= {"mean": (), "std": ()}
-    if mean is not None:
-        values |= {"mean": tuple(mean), "std": tuple(std or ())}
     return Preprocess(**values)
 
 

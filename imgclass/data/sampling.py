@@ -13,7 +13,6 @@ import numpy as np
 
 from imgclass.data import order
 
-HOW = ("uniform", "sqrt", "balanced")
 _STREAM = 2**32  # beyond any class: keeps a class's draws apart from those of `order`
 
 
@@ -30,7 +29,7 @@ def make_order(
       seed: the run's seed.
       labels: int[n], the training split's.
       batch_size: rows of the global batch.
-      how: one of `HOW`. 'uniform' is `order.batch_indices`.
+      how: 'uniform', which is `order.batch_indices`, 'sqrt' or 'balanced'.
       repeats: as for `order.batch_indices`.
     """
     labels = np.asarray(labels)
@@ -42,18 +41,7 @@ def make_order(
     of_epoch = functools.lru_cache(maxsize=2)(
         functools.partial(epoch_indices, seed, labels, how=how)
     )
-    n = len(labels)
-
-    def batch_indices(step: int) -> np.ndarray:
-        positions = step * batch_size + np.arange(batch_size, dtype=np.int64)
-        epochs, places = np.divmod(positions // repeats, n)
-        indices = np.empty(batch_size, np.int64)
-        for epoch in np.unique(epochs):
-            rows = epochs == epoch
-            indices[rows] = of_epoch(int(epoch))[places[rows]]
-        return indices
-
-    return batch_indices
+    return lambda step: order.rows_of(of_epoch, len(labels), batch_size, step, repeats)
 
 
 def epoch_indices(seed: int, labels: np.ndarray, epoch: int, how: str) -> np.ndarray:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from imgclass import files
 from imgclass.data.source import CONTENT_LIMIT, Indices, Record, Split, checked_indices
 from imgclass.errors import UserError
 
@@ -25,12 +26,6 @@ READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 READER_BUFFER = 32768
 # Records held at once while a whole split is read for its labels.
 BLOCK = 512
-
-
-def cache_folder() -> pathlib.Path:
-    """Returns $XDG_CACHE_HOME/imgclass or ~/.cache/imgclass, for what can be made again."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return pathlib.Path(base) / "imgclass"
 
 
 class TfdsSplit(Split):
@@ -104,7 +99,7 @@ class TfdsSplit(Split):
         key = hashlib.blake2b(
             f"{self.fingerprint} {self.keys} {stamp}".encode(), digest_size=16
         ).hexdigest()
-        cached = cache_folder() / "labels" / f"{key}.npy"
+        cached = files.cache_folder() / "labels" / f"{key}.npy"
         # A cache that cannot be read or written only costs time.
         with contextlib.suppress(OSError, ValueError, EOFError):
             labels = np.load(cached, allow_pickle=False)

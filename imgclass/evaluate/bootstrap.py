@@ -69,9 +69,9 @@ def mean(rows: np.ndarray) -> Figure:
     return lambda counts: counts @ values / len(values)
 
 
-def of_means(rows: np.ndarray) -> list[Interval]:
-    """Returns the 95% interval of the mean of each column of number[n, figures]."""
-    return intervals([mean(column) for column in rows.T], len(rows))
+def of_mean(values: np.ndarray) -> Interval:
+    """Returns the 95% interval of the mean of number[n]."""
+    return intervals([mean(values)], len(values))[0]
 
 
 def of_share(right: np.ndarray) -> Interval:
@@ -82,7 +82,7 @@ def of_share(right: np.ndarray) -> Interval:
     Source: Wilson (1927), Probable Inference, the Law of Succession, and Statistical Inference.
     """
     if right.any() and not right.all():
-        return of_means(right[:, None])[0]
+        return of_mean(right)
     found = stats.binomtest(int(right.sum()), len(right)).proportion_ci(COVERED, method="wilson")
     return float(found.low), float(found.high)
 

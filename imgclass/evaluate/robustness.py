@@ -7,7 +7,8 @@ written; `verbs/evaluate.py` writes robustness.json.
 """
 
 import collections
-import concurrent.futures
+import itertools
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -105,25 +106,19 @@ def _spoiled(
     """Yields (place of the first example, corruption, severity, uint8 pictures)."""
     prepare = found.task.prepare
     threads = load.thread_count(found.task.config.data.threads)
-    pending: collections.deque = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(threads, "corrupt") as pool:
-        try:
-            for start in range(0, len(examples), rows):
-                part = examples[start : start + rows]
-                pictures = load.examples(split, part, prepare, prepare.image_size)
-                for name in names:
-                    for severity in SEVERITIES:
-                        job = pool.submit(corrupt, pictures, name, severity, SEED, part)
-                        pending.append((start, name, severity, job))
-                        if len(pending) > threads:
-                            *what, job = pending.popleft()
-                            yield *what, job.result()
-            while pending:
-                *what, job = pending.popleft()
-                yield *what, job.result()
-        finally:
-            for *_, job in pending:
-                job.cancel()
+
+    def jobs() -> Iterator[tuple[int, str, int, np.ndarray, np.ndarray]]:
+        for start in range(0, len(examples), rows):
+            part = examples[start : start + rows]
+            pictures = load.examples(split, part, prepare, prepare.image_size)
+            for name, severity in itertools.product(names, SEVERITIES):
+                yield start, name, severity, pictures, part
+
+    def made(job: tuple[int, str, int, np.ndarray, np.ndarray]) -> tuple[int, str, int, np.ndarray]:
+        start, name, severity, pictures, part = job
+        return start, name, severity, corrupt(pictures, name, severity, SEED, part)
+
+    yield from load.in_order(made, jobs(), threads, threads, threading.Event())
 
 
 def corruption_figures(
@@ -175,7 +170,7 @@ def corruption_figures(
 def with_interval(name: str, values: np.ndarray) -> dict[str, Any]:
     """Returns {name: the mean of float or bool[n], name_interval: [low, high]}, 95% bootstrap."""
     share = values.dtype == bool
-    between = bootstrap.of_share(values) if share else bootstrap.of_means(values[:, None])[0]
+    between = bootstrap.of_share(values) if share else bootstrap.of_mean(values)
     return {name: float(np.mean(values)), f"{name}_interval": list(between)}
 
 

@@ -91,7 +91,7 @@ def _gain(together: Any, member: Any) -> dict[str, float]:
     from imgclass.evaluate import bootstrap
 
     more = together.right.astype(np.float64) - member.right
-    ((low, high),) = bootstrap.of_means(more[:, None])
+    low, high = bootstrap.of_mean(more)
     return {"value": float(more.mean()), "low": low, "high": high}
 
 

@@ -125,7 +125,7 @@ def test_without_a_difference_few_families_show_one(paired):
 
 
 def test_without_a_difference_few_families_of_single_runs_show_one(monkeypatch):
-    monkeypatch.setattr(bootstrap, "of_means", lambda rows: [(0.0, 0.0)])  # for speed
+    monkeypatch.setattr(bootstrap, "of_mean", lambda values: (0.0, 0.0))  # for speed
     random, trials, wrong = np.random.default_rng(2), 300, 0
     for _ in range(trials):
         hard = random.random(150) * 0.3 + 0.7  # how likely each picture is right: runs agree

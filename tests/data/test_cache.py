@@ -67,7 +67,7 @@ def test_batches_from_a_raw_cache_are_those_without(tmp_path, make, channels):
     kept.close()
 
 
-@pytest.mark.parametrize("kind", cache.KINDS)
+@pytest.mark.parametrize("kind", ["raw", "jpeg"])
 def test_only_the_first_use_decodes(tmp_path, monkeypatch, kind):
     split = a_split(tmp_path)
     first = feed.load_all(*cache.cached(split, PREPARE, SIZE, kind), SIZE)
@@ -135,7 +135,7 @@ def test_what_changes_pixels_has_a_file_of_its_own(tmp_path, home):
     assert len(list(home.iterdir())) == made + 1
 
 
-@pytest.mark.parametrize("kind", cache.KINDS)
+@pytest.mark.parametrize("kind", ["raw", "jpeg"])
 def test_a_file_that_is_not_whole_is_made_anew(tmp_path, home, kind, caplog):
     split = a_split(tmp_path)
     expected = feed.load_all(*cache.cached(split, PREPARE, SIZE, kind), SIZE)
@@ -152,7 +152,7 @@ def test_a_file_that_is_not_whole_is_made_anew(tmp_path, home, kind, caplog):
         caplog.clear()
 
 
-@pytest.mark.parametrize("kind", cache.KINDS)
+@pytest.mark.parametrize("kind", ["raw", "jpeg"])
 def test_a_flipped_bit_or_a_file_cut_short_while_it_is_read_is_an_error(tmp_path, home, kind):
     split = a_split(tmp_path)
     kept, _ = cache.cached(split, PREPARE, SIZE, kind)

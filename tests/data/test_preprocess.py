@@ -78,7 +78,10 @@ def test_json_round_trip_is_exact():
 def test_a_config_gives_every_field():
     data = config.defaults().data
     data.update(ConfigDict({"image_size": (9, 8), "resize": "pad", "pad_value": 3, "channels": 1}))
-    prepare = preprocess.from_config(data, mean=(0.5,), std=(0.2,))
+    data.update(ConfigDict({"mean": (0.5,), "std": (0.2,)}))
+    assert preprocess.from_config(data).mean == ()
+    data.standardize = "given"
+    prepare = preprocess.from_config(data)
     assert prepare == Preprocess(
         image_size=(9, 8), channels=1, resize="pad", pad_value=3, mean=(0.5,), std=(0.2,)
     )

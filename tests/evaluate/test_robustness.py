@@ -88,7 +88,7 @@ def test_alexnet_has_an_mce_of_one():
     right = {name: row >= round(robustness.ALEXNET[name] * n) for name in MAIN}
     clean = row[0] >= round(robustness.ALEXNET_CLEAN * n)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(robustness.bootstrap, "of_means", lambda rows: [(0.0, 1.0)])
+        patch.setattr(robustness.bootstrap, "of_mean", lambda values: (0.0, 1.0))
         found = robustness.corruption_figures(right, clean, (224, 224), True)
         other = robustness.corruption_figures(right, clean, (224, 224), False)
     assert found["mce"] == pytest.approx(1, rel=1e-5)
