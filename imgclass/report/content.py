@@ -3,9 +3,7 @@
 `report.json` is what `gather` returns. Pictures are chosen here by row and drawn elsewhere.
 """
 
-import contextlib
 import dataclasses
-import json
 import pathlib
 import shlex
 from collections.abc import Mapping
@@ -20,6 +18,7 @@ from imgclass.errors import UserError
 from imgclass.evaluate import measures
 from imgclass.evaluate.outcomes import Outcomes
 from imgclass.evaluate.restore import Restored
+from imgclass.watch import look
 
 CURVES = ("loss", "accuracy")
 MOST_POINTS = 400  # of a curve
@@ -86,12 +85,8 @@ def curves(folder: pathlib.Path) -> dict[str, dict[str, list[float | None]]]:
       evenly to 400 records where there are more; None where a record lacks one.
     """
     found: dict[str, list[dict]] = {"train": [], "validation": []}
-    path = folder / "metrics.jsonl"
-    lines = path.read_bytes().splitlines() if path.exists() else []
-    for line in lines:
-        with contextlib.suppress(ValueError, TypeError, KeyError):  # the last may be cut short
-            record = json.loads(line)
-            found.get(record["split"], []).append(record)
+    for record in look.read_records(folder / "metrics.jsonl"):
+        found.get(record["split"], []).append(record)
     return {
         split: {key: [r.get(key) for r in thinned(records)] for key in ("epoch", *CURVES)}
         for split, records in found.items()

@@ -5,7 +5,6 @@ claims it next. Only validation is ever seen. Needs optuna, the extra `tune`.
 """
 
 import dataclasses
-import json
 import math
 import pathlib
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from imgclass.sweep import outputs, pool, runs
 from imgclass.sweep import study as study_lib
 from imgclass.sweep.declare import Search
 from imgclass.sweep.study import optuna
+from imgclass.watch import look
 
 Say = Callable[[str], None]
 
@@ -157,12 +157,8 @@ class Trials:
 
 def validations(path: pathlib.Path, metric: str) -> list[float]:
     """Returns the metric of each validation record of a metrics.jsonl so far; None is NaN."""
-    found = []
-    for line in path.read_bytes().split(b"\n") if path.exists() else ():
-        try:
-            record = json.loads(line)
-        except ValueError:  # the line that is being written
-            continue
-        if record.get("split") == "validation" and metric in record:
-            found.append(math.nan if record[metric] is None else float(record[metric]))
-    return found
+    return [
+        math.nan if record[metric] is None else float(record[metric])
+        for record in look.read_records(path)
+        if record["split"] == "validation" and metric in record
+    ]

@@ -106,6 +106,13 @@ class Records:
             self.found.append(record)
 
 
+def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the records of a metrics.jsonl, none if there is no such file; see `Records`."""
+    found = Records(path)
+    found.read()
+    return found.found
+
+
 class Watch:
     """One run, looked at again and again."""
 
