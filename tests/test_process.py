@@ -61,6 +61,23 @@ def test_flags_of_the_user_stay():
     assert flags == "--xla_cpu_experimental_ynn_fusion_type=+reduce"
 
 
+@pytest.mark.parametrize(
+    ("settings", "spins"),
+    [({"OMP_WAIT_POLICY": "passive"}, None), ({"GOMP_SPINCOUNT": "7"}, "7"), ({}, "3000")],
+)
+def test_how_long_threads_spin_is_the_users_to_say(settings, spins):
+    script = "from imgclass import process; process.tune(); import os, json; "
+    script += "print(json.dumps([bool(process.onednn), os.environ.get('GOMP_SPINCOUNT')]))"
+    dropped = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "IMGCLASS_TUNE")
+    env = {k: v for k, v in os.environ.items() if k not in dropped}
+    command = [sys.executable, "-c", script]
+    said = subprocess.run(command, env=env | settings, capture_output=True, check=True, timeout=60)
+    found, set_to = json.loads(said.stdout)
+    if not found:
+        pytest.skip("oneDNN, of the extra 'fast', is not installed")
+    assert set_to == spins
+
+
 def test_a_folder_of_the_users_keeps_quick_programs_too():
     script = "from imgclass import process; process.tune(); import jax, json; "
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
