@@ -79,9 +79,22 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+# What other libraries call some of our keys.
+_FAMILIAR = {
+    "batchsize": "batch_size",
+    "epochs": "total_epochs",
+    "learning_rate": "lr",
+    "max_epochs": "total_epochs",
+    "num_epochs": "total_epochs",
+    "num_workers": "workers",
+    "wd": "weight_decay",
+}
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns "; did you mean 'x'?" for the closest known name, or ''."""
     names = list(known)
+    name = _FAMILIAR.get(name.rpartition(".")[2].lower(), name)
     last = {n.rpartition(".")[2]: n for n in reversed(names) if "/" not in n}
     right_key = last.get(name.rpartition(".")[2])  # in the wrong section
     found = [right_key] if right_key else difflib.get_close_matches(name, names, n=1, cutoff=0.6)

@@ -118,12 +118,18 @@ def _settle_and_train(
         described = dataset_lib.describe(data)
         # Who goes on has them in the checkpoint, and may have lost the file.
         first = None if done else pretrained.load(config, task.model, names, data.prepare)
+        finished = bool(done) and done[-1] == plan.total and (folder / "result.json").exists()
     parallel.check_same("data", json.dumps(described))
     parallel.check_same("model.pretrained", json.dumps(first.record if first else None))
     with parallel.together():
         if lead:  # only now: a start that failed above leaves nothing to contradict the next
-            run.store(folder, config, described)
-            run.record_start(folder, {"pretrained": first.record} if first else None)
+            if finished and changes:  # else they would be said of weights that never saw them
+                logger.warning("%s is finished: its config.json stays as it was", folder)
+                changes = []
+            else:
+                run.store(folder, config, described)
+            about = {"pretrained": first.record if first else None, "config_changed": changes}
+            run.record_start(folder, {what: said for what, said in about.items() if said})
             for change in changes:
                 logger.warning("config changed: %s", change)
     with saved:

@@ -179,6 +179,20 @@ def test_a_finished_run_is_left_alone(data, tmp_path, caplog):
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_finished_run_keeps_the_config_it_was_trained_with(data, tmp_path, caplog):
+    run(data, tmp_path)
+    before = (tmp_path / "config.json").read_bytes()
+    run(data, tmp_path, {"optim.lr": 0.5}, allow_change=True)
+    assert (tmp_path / "config.json").read_bytes() == before
+    assert "is finished: its config.json stays as it was" in caplog.text
+    run(data, tmp_path, {"optim.lr": 0.5, "train.total_steps": 8}, allow_change=True)
+    starts = json.loads((tmp_path / "environment.json").read_text())["starts"]
+    changed = [start.get("config_changed") for start in starts]
+    assert changed[:2] == [None, None]
+    assert any(line.startswith("optim.lr: ") for line in changed[2])
+    assert json.loads((tmp_path / "config.json").read_text())["optim"]["lr"] == 0.5
+
+
 def test_a_run_can_be_lengthened_and_not_shortened_below_its_step(data, tmp_path):
     run(data, tmp_path / "a", {"eval.final_test": True})
     with pytest.raises(UsageError, match=r"train\.total_steps"):

@@ -144,6 +144,6 @@ def _go_on(dropped: threading.Event | None) -> None:
 
 def _refused(split: Split, record: Record, bad: decode.BadImage) -> UserError:
     return UserError(
-        f"{record.name} ({split.name}): {bad}. Mend or remove it, or leave bad pictures out with "
-        "--config.data.bad_files=skip, in a --workdir of its own"
+        f"{record.name} ({split.name}): {bad}. Mend or remove it, or leave bad pictures out of "
+        "a run, in a --workdir of its own, with --config.data.bad_files=skip"
     )

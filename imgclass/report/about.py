@@ -108,6 +108,9 @@ def environment(content: dict[str, Any]) -> str:
         parts.append(
             markup.note(f"The run was started {content['starts']} times; this is the first start.")
         )
+    if content["config_changed"]:
+        changed = "; ".join(content["config_changed"])
+        parts.append(markup.warning(f"The command is the first start's. Changed since: {changed}."))
     devices = about.get("devices") or []
     rows = [
         ("started", about.get("time")),

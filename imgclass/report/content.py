@@ -130,13 +130,14 @@ def _plain(value: Any) -> Any:
 
 
 def _starts(folder: pathlib.Path) -> dict[str, Any]:
-    """Returns the newest start's environment, how often the run was started, and its command."""
+    """Returns what is known of a run's starts: the first command, changes, the last environment."""
     starts = (run.load_json(folder / "environment.json") or {}).get("starts") or []
     if not starts:  # imported
-        return {"starts": 0, "environment": None, "command": None}
+        return {"starts": 0, "config_changed": [], "environment": None, "command": None}
     words = [str(word) for word in starts[0].get("command", [])]
     return {
         "starts": len(starts),
+        "config_changed": [line for start in starts for line in start.get("config_changed", [])],
         "environment": starts[-1],
         "command": again(words) if words else None,
     }

@@ -74,14 +74,19 @@ def evaluate(args: argparse.Namespace) -> int:
     known = measures.figures(said).items()
     intervals = {name: [figure["low"], figure["high"]] for name, figure in known}
     result["intervals"] = intervals
+    classes = found.task.class_names
+    if len(classes) == 2:
+        result["positive"] = classes[1]
     if not args.json:
         views = "" if args.tta == "none" else f" ({args.tta})"
         count = f"{result['examples']:,} pictures"
         print(f"{args.run}, step {found.step}, {args.split}{views}, {count}")
         for name, value in result.items():
-            if name not in {*about, "examples", "intervals"}:
+            if name not in {*about, "examples", "intervals", "positive"}:
                 between = f"  {_between(intervals[name])}" if name in intervals else ""
                 print(f"  {name:18s} {value:.4f}{between}")
+        if len(classes) == 2:
+            print(f"  the positive class is {classes[1]}, the second of the two")
     extra = _robustness(args, found, data.splits[args.split], said.right, names, second)
     if extra:
         with files.writing(path):

@@ -60,6 +60,7 @@ def _row(name: str, classes: int) -> dict[str, Any]:
 
     from imgclass import config
     from imgclass import models as registry
+    from imgclass.models import weights
 
     section = config.defaults().model
     section.name = name
@@ -71,5 +72,5 @@ def _row(name: str, classes: int) -> dict[str, Any]:
         "parameters": registry.count_parameters(shapes["params"]),
         "multiply_adds": registry.multiply_adds(model),
         "image_size": side,
-        "sources": list(registry.sources(name)),
+        "sources": [one for one in weights.libraries(name) if one != "imgclass"],
     }

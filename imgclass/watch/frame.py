@@ -92,7 +92,9 @@ def _head(view: View, width: int) -> list[str]:
     if view.silent:
         lines += _packed(["no record for long:", "compiling, validating, saving or stuck?"], width)
     if view.state == "stopped":
-        lines += _packed(["not running, not done:", "the same command goes on"], width)
+        lines += _packed(
+            ["not running, not done; log.txt says why.", "With this --workdir it goes on"], width
+        )
     if view.state == "imported":
         lines += _packed(["weights from elsewhere:", "no training to watch"], width)
     return [line[:width] for line in lines]

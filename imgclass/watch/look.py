@@ -28,8 +28,8 @@ class View:
     Attributes:
       run: its folder.
       state: 'waiting' (no run has begun here), 'starting' (no record yet), 'running', 'finishing'
-        (all steps done, the result not written), 'finished', 'stopped' (neither running nor done:
-        the same command goes on), or 'imported' (weights from elsewhere: nothing to train on).
+        (all steps done, the result not written), 'finished', 'stopped' (neither running nor done;
+        with its --workdir it goes on), or 'imported' (weights from elsewhere: nothing to train on).
       step: updates done, as of the last record.
       total: of the whole run; None before its data are known.
       epoch: passes over the training split.

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from imgclass import models
+from imgclass import config, models
 from imgclass.models import efficientnet, torch_names
 from imgclass.models.count import multiply_adds
 
@@ -66,6 +66,18 @@ def test_depth_and_width_by_hand():
     assert efficientnet.LAYOUTS["efficientnet_b4"].last == ("stage8", 4 * 448)
     # Tan and Le (2021), table 4.
     assert depths("efficientnet_v2_s") == [2, 4, 4, 6, 9, 15]
+
+
+def test_a_new_head_beside_weights_begins_small():
+    section = config.defaults().model
+    section.name = "efficientnet_lite0"
+    bounds = {}
+    for section.pretrained in ("", "a.safetensors"):
+        model = models.create(section, 2, (32, 32, 3))
+        kernel = model.init(jax.random.key(0))["params"]["head"]["kernel"]
+        bounds[section.pretrained] = float(abs(kernel).max())
+    assert 0.69 < bounds[""] <= 2**-0.5
+    assert 0.027 < bounds["a.safetensors"] <= 1280**-0.5
 
 
 @pytest.mark.parametrize(

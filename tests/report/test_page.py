@@ -114,7 +114,8 @@ def test_many_classes_are_bounded(report):
 
 def test_a_missing_past_is_not_invented(report):
     """An imported run has no records, no command and no result."""
-    nothing = {"curves": {}, "environment": None, "command": None, "result": None, "starts": 0}
+    nothing = {"curves": {}, "environment": None, "command": None, "result": None, "starts": 0,
+               "config_changed": []}  # fmt: skip
     text = page.render(report[1] | nothing, page.Pictures([], [], [], True))
     assert not html.Page(text).problems
     assert "metrics.jsonl holds no records" in text
