@@ -225,14 +225,16 @@ def run_file(path: str, ask: Callable[[Any], Any]) -> Any:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return ask(module)
-    except Exception as error:  # whatever the file raises is its author's to mend
+    except UsageError:  # it says what and where
+        raise
+    except (Exception, SystemExit) as error:  # whatever the file raises is its author's to mend
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == spec.origin]
         where = f"{path}, line {lines[-1]}" if lines else path
         raise UsageError(f"{where}: {_reason(error)}") from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     text = first_line(error)
     unknown = re.match(r"""['"]+Key "(.+?)" does not exist""", text)
     if unknown:  # ml_collections goes on to print every key there is

@@ -81,20 +81,23 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 # What other libraries call some of our keys.
 _FAMILIAR = {
-    "batchsize": "batch_size",
-    "epochs": "total_epochs",
-    "learning_rate": "lr",
-    "max_epochs": "total_epochs",
-    "num_epochs": "total_epochs",
-    "num_workers": "workers",
-    "wd": "weight_decay",
+    "batchsize": "train.batch_size",
+    "epochs": "train.total_epochs",
+    "learning_rate": "optim.lr",
+    "max_epochs": "train.total_epochs",
+    "num_epochs": "train.total_epochs",
+    "num_workers": "data.workers",
+    "wd": "optim.weight_decay",
 }
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns "; did you mean 'x'?" for the closest known name, or ''."""
     names = list(known)
-    name = _FAMILIAR.get(name.rpartition(".")[2].lower(), name)
+    section, _, alone = name.rpartition(".")
+    ours = _FAMILIAR.get(alone.lower(), "")
+    if ours in names and section in ("", ours.partition(".")[0]):
+        return f"; did you mean {ours!r}?"
     last = {n.rpartition(".")[2]: n for n in reversed(names) if "/" not in n}
     right_key = last.get(name.rpartition(".")[2])  # in the wrong section
     found = [right_key] if right_key else difflib.get_close_matches(name, names, n=1, cutoff=0.6)

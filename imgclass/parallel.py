@@ -156,7 +156,8 @@ def together() -> Iterator[None]:
     except Exception as error:
         failure = error
         line = first_line(error)
-        text = line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
+        kind = type(error).__name__
+        text = line if isinstance(error, UserError) or line == kind else f"{kind}: {line}"
         told = text.encode()[:TOLD]
         row[0] = getattr(error, "exit_status", 1)
         row[1 : 1 + len(told)] = np.frombuffer(told, np.uint8)

@@ -225,8 +225,9 @@ class _Watch:
                 time.sleep(0.05)
             if self._found:
                 watchdog.leave(*self._found, lambda *_: self.leave())
-        if not isinstance(error, UserError):
-            text = f"{type(error).__name__}: {text}"
+        kind = type(error).__name__
+        if not isinstance(error, UserError) and text != kind:
+            text = f"{kind}: {text}"
         with contextlib.suppress(Exception):
             self._put(f"{_FAILED}{self._me}", [text, status])
         # JAX would wait at exit for processes that are stuck in a collective with this one.

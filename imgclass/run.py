@@ -148,7 +148,8 @@ def _lock(folder: pathlib.Path) -> TextIO:
                 holder = file.read().strip() or "unknown"
             raise UserError(f"{folder} is in use by process {holder}; wait for it to end") from None
         except OSError as error:
-            file.close()
+            with contextlib.suppress(OSError):  # to close is to write what could not be written
+                file.close()
             raise UserError(
                 f"{path}: cannot be locked ({error.strerror}); give a --workdir on another disk"
             ) from None
@@ -171,8 +172,14 @@ def check_config(
 
     Raises:
       UsageError: listing every difference, if there is one that was not allowed.
+      UserError: the folder has checkpoints, and no config is there to compare with.
     """
     if not (folder / "config.json").exists():
+        if next((folder / "checkpoints").glob("*/manifest.json"), None):
+            raise UserError(
+                f"{folder} has checkpoints and no config.json to say what they are of: put it "
+                "back, or use a new --workdir"
+            )
         return []
     changes = config_lib.difference(load_config(folder), config)
     said = [f"{key}: {old!r} then, {new!r} now" for key, (old, new) in changes.items()]

@@ -103,11 +103,18 @@ def _settle_and_train(
         if stop:
             raise stop.too_early()
         plan = make_plan(config, len(data.splits["train"]))
+        saved = checkpoint.Checkpoints(folder / "checkpoints", config.checkpoint.keep)
+        done = saved.steps()
+        if changes and done and done[-1] == plan.total == _result_steps(folder):
+            # Else they would be said of weights that never saw them.
+            if lead:
+                logger.warning("%s is finished: its config stays as it was", folder)
+            config, changes = run.load_config(folder), []
+            plan = make_plan(config, len(data.splits["train"]))
+        _check_averages(config.optim, plan.total)
         names = data.source.class_names
         _check_metric(config.eval.best_metric, len(names))
         task = build.from_data(config, data, mesh, plan.total, plan.warmup, teacher)
-        saved = checkpoint.Checkpoints(folder / "checkpoints", config.checkpoint.keep)
-        done = saved.steps()
         if done and done[-1] > plan.total:
             raise UsageError(
                 f"{folder} is at step {done[-1]}, past the {plan.total} steps it should have in "
@@ -118,16 +125,11 @@ def _settle_and_train(
         described = dataset_lib.describe(data)
         # Who goes on has them in the checkpoint, and may have lost the file.
         first = None if done else pretrained.load(config, task.model, names, data.prepare)
-        finished = bool(done) and done[-1] == plan.total and (folder / "result.json").exists()
     parallel.check_same("data", json.dumps(described))
     parallel.check_same("model.pretrained", json.dumps(first.record if first else None))
     with parallel.together():
         if lead:  # only now: a start that failed above leaves nothing to contradict the next
-            if finished and changes:  # else they would be said of weights that never saw them
-                logger.warning("%s is finished: its config.json stays as it was", folder)
-                changes = []
-            else:
-                run.store(folder, config, described)
+            run.store(folder, config, described)
             about = {"pretrained": first.record if first else None, "config_changed": changes}
             run.record_start(folder, {what: said for what, said in about.items() if said})
             for change in changes:
@@ -140,6 +142,25 @@ def _check_metric(metric: str, classes: int) -> None:
     needs = {"auroc": classes == 2, "top5": classes > 5}
     if not needs.get(metric, True):
         raise UsageError(f"eval.best_metric={metric!r} is not defined for {classes} classes")
+
+
+def _result_steps(folder: pathlib.Path) -> int | None:
+    """Returns the steps that a finished run says it has, None if it has not finished."""
+    result = run.load_json(folder / "result.json")
+    return result.get("steps") if isinstance(result, dict) else None
+
+
+def _check_averages(cfg: ml_collections.ConfigDict, total: int) -> None:
+    """Raises UsageError for an average that no update reaches: it is of the first weights alone."""
+    keys = ["lookahead_steps"]
+    if cfg.ema_decay > 0 or cfg.swa_start < 1:
+        keys.append("average_every")
+    late = [f"optim.{key}={cfg[key]}" for key in keys if cfg[key] > total]
+    if late:
+        raise UsageError(
+            f"{', '.join(late)}: a run of {total} steps would end with the weights it began with; "
+            f"at most {total}"
+        )
 
 
 def _train(

@@ -153,6 +153,7 @@ def test_every_problem_is_said_at_once():
         ("--config.train.batch_size=0", "train.batch_size=0: must be a finite number, 1 or more"),
         ("--config.train.batch_size=2.5", "train.batch_size=2.5: must be a whole number"),
         ("--config.log.every_steps=0", "log.every_steps=0: must be a finite number above 0"),
+        ("--config.eval.epochs=3", "eval.epochs: no such key; did you mean 'eval.every_epochs'?"),
         ("--config.optim.learning_rate=3", "optim.learning_rate: no such key; did you mean "
          "'optim.lr'?"),
         ("--config.optim=3", "optim: no such key; did you mean 'optim.lr'?"),

@@ -158,6 +158,8 @@ def test_the_verb_prints_the_flag_to_use(tmp_path, capsys):
         (["--config.optim.momentum=2"], "optim.momentum=2.0"),
         (["--config.train.batch_size=many"], "must be a whole number"),
         (["--low=1", "--high=0.5"], "lr-find needs 0 < low < high"),
+        (["--high=inf"], "lr-find needs 0 < low < high"),
+        (["--plot=curve.txt"], "has to end in .png, .svg or .pdf"),
     ],
 )
 def test_a_mistake_is_a_line(tmp_path, capsys, words, message):

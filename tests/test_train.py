@@ -179,12 +179,34 @@ def test_a_finished_run_is_left_alone(data, tmp_path, caplog):
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optim.ema_decay": 0.9, "optim.average_every": 7},
+        {"optim.swa_start": 0.5, "optim.average_every": 7},
+        {"optim.lookahead_steps": 7},
+    ],
+)
+def test_an_average_that_no_step_reaches_is_refused(data, tmp_path, changes):
+    with pytest.raises(UsageError, match=r"=7: a run of 6 steps would end with the weights it beg"):
+        run(data, tmp_path, changes)
+    reached = {key: 6 if value == 7 else value for key, value in changes.items()}
+    assert int(run(data, tmp_path, reached).step) == 6
+
+
+def test_checkpoints_without_a_config_are_not_gone_on_from(data, tmp_path):
+    run(data, tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(UserError, match=r"has checkpoints and no config\.json"):
+        run(data, tmp_path, {"seed": 77})
+
+
 def test_a_finished_run_keeps_the_config_it_was_trained_with(data, tmp_path, caplog):
     run(data, tmp_path)
     before = (tmp_path / "config.json").read_bytes()
     run(data, tmp_path, {"optim.lr": 0.5}, allow_change=True)
     assert (tmp_path / "config.json").read_bytes() == before
-    assert "is finished: its config.json stays as it was" in caplog.text
+    assert "is finished: its config stays as it was" in caplog.text
     run(data, tmp_path, {"optim.lr": 0.5, "train.total_steps": 8}, allow_change=True)
     starts = json.loads((tmp_path / "environment.json").read_text())["starts"]
     changed = [start.get("config_changed") for start in starts]

@@ -124,7 +124,10 @@ def load(path: str) -> Ablation | Search:
     declared = arguments.run_file(path, lambda module: module.get_sweep())
     if not isinstance(declared, Ablation | Search):
         raise UsageError(f"{path}: get_sweep() has to return imgclass.sweep.Ablation or Search")
-    problems = _problems(declared)
+    try:
+        problems = _problems(declared)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UsageError(f"{path}: something in it is of another type: {error}") from error
     if problems:
         raise UsageError("\n".join(f"{path}: {problem}" for problem in problems))
     return declared

@@ -29,11 +29,11 @@ def write(declared: Search, study: optuna.Study, root: pathlib.Path) -> dict[str
         "best": None,
     }
     done = [trial for trial in trials if trial.state == optuna.trial.TrialState.COMPLETE]
-    with files.writing(root):
+    with files.writing(root / "trials.md"):
         files.write_atomically(root / "trials.md", _table(declared, trials))
-        if done:
-            said["best"] = _best(declared, study.best_trial, len(trials), root)
-            _plots(declared, study, done, root)
+    if done:
+        said["best"] = _best(declared, study.best_trial, len(trials), root)
+        _plots(declared, study, done, root)
     return said
 
 
@@ -52,7 +52,8 @@ def _best(
         f"The best of {of} trials of {declared.base}: trial {best.number}, "
         f"validation {declared.metric} {best.value:.4f}."
     )
-    files.write_atomically(path, outputs.recipe(config, about, path))
+    with files.writing(path):
+        files.write_atomically(path, outputs.recipe(config, about, path))
     return {
         "trial": best.number,
         declared.metric: best.value,

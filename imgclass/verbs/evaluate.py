@@ -67,7 +67,8 @@ def evaluate(args: argparse.Namespace) -> int:
     # What could refuse does so before the split is scored: a look at test must not be for nothing.
     second = shift.second_source(found, args.against) if args.against else None
     path = found.folder / "robustness.json"
-    stored = _writable(path) if args.robustness or args.against else {}
+    if args.robustness or args.against:
+        _check_writable(path)
     said = outcomes.of_split(found, data, args.split, args.tta)
     about = {"run": args.run, "step": found.step, "split": args.split, "tta": args.tta}
     result: dict[str, Any] = {**about, **figures.of(said)}
@@ -90,7 +91,7 @@ def evaluate(args: argparse.Namespace) -> int:
     extra = _robustness(args, found, data.splits[args.split], said.right, names, second)
     if extra:
         with files.writing(path):
-            run.write_json(path, stored | extra)
+            run.write_json(path, _stored(path) | extra)  # now: another command may have written
     if args.json:
         print(json.dumps(run.finite(result | extra)))
     elif extra:
@@ -151,24 +152,27 @@ def _robustness(
     return sections
 
 
-def _writable(path: pathlib.Path) -> dict[str, Any]:
-    """Returns what robustness.json holds, {} if it is not there.
-
-    Raises:
-      UserError: it cannot be read, or its folder cannot be written.
-    """
-    import tempfile
-
+def _stored(path: pathlib.Path) -> dict[str, Any]:
+    """Returns what robustness.json holds, {} if it is not there; UserError if it is damaged."""
     from imgclass import run
 
     stored = run.load_json(path) or {}
+    if not isinstance(stored, dict):
+        raise UserError(f"{path} is not what evaluate writes; move it away")
+    return stored
+
+
+def _check_writable(path: pathlib.Path) -> None:
+    """Raises UserError if robustness.json is damaged, or its folder cannot be written."""
+    import tempfile
+
+    _stored(path)
     try:
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written ({error.strerror}); evaluate a copy of the run folder"
         ) from None
-    return stored
 
 
 def _corruptions(args: argparse.Namespace) -> tuple[str, ...]:

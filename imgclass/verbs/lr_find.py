@@ -2,8 +2,11 @@
 
 import argparse
 import json
+import pathlib
+from typing import Any
 
 from imgclass import schema
+from imgclass.errors import UsageError
 from imgclass.verbs import parsing
 
 
@@ -37,18 +40,24 @@ def lr_find(args: argparse.Namespace) -> int:
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
     config, _ = arguments.parse(words, values)
+    if args.plot and pathlib.Path(args.plot).suffix not in (".png", ".svg", ".pdf"):
+        raise UsageError(f"--plot={args.plot}: its name has to end in .png, .svg or .pdf")
     curve = lr_range.range_test(config, args.low, args.high, args.steps)
     found = lr_range.suggestions(curve)
-    if args.plot:
-        lr_range.draw(curve, found, args.plot)
     if args.json:
         columns = {name: getattr(curve, name).tolist() for name in ("rates", "losses", "smoothed")}
         print(json.dumps(found | columns | {"plot": args.plot or None}))
-        return 0
+    else:
+        _show(args, curve, found)
+    if args.plot:  # last: it may be that it cannot be written
+        lr_range.draw(curve, found, args.plot)
+    return 0
+
+
+def _show(args: argparse.Namespace, curve: Any, found: dict[str, float]) -> None:
     print(f"{args.config}: {len(curve.rates)} of {args.steps} steps, from a rate of {args.low:g}")
     print(f"  --config.optim.lr={found['valley']:.2g}  middle of the longest fall of the loss")
     print(f"  {found['steepest']:.2g} where it falls fastest")
     print(f"  {found['minimum_tenth']:.2g} a tenth of where it is least")
     if args.plot:
         print(f"{args.plot}: the loss over the rate")
-    return 0

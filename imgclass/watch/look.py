@@ -100,8 +100,9 @@ class Records:
         for line in whole.split(b"\n"):
             try:
                 record = json.loads(line)
-                _ = int(record["step"]), str(record["split"])
-            except (ValueError, KeyError, TypeError, RecursionError):
+                if not isinstance(record["split"], str) or int(record["step"]) < 0:
+                    continue
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 continue  # damaged: the run itself says so when it goes on
             self.found.append(record)
 
@@ -120,7 +121,10 @@ class Watch:
         """Raises UserError if `folder` is not there, or holds something that is no run."""
         self._folder = folder
         self._records = Records(folder / "metrics.jsonl")
-        self._config: tuple[str, Any] = ("", None)  # its text, and what that says: slow to parse
+        self._config: tuple[str | None, Any] = (
+            None,
+            None,
+        )  # its text, and what that says: slow to parse
         self._first: tuple[float, int] | None = None  # when it was first seen at work, at what step
         if not folder.is_dir():
             raise UserError(f"{folder}: there is no such folder; start the run first")

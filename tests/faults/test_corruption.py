@@ -244,6 +244,7 @@ def flipped(data):
 
 def test_a_damaged_compilation_cache_costs_a_warning_and_the_time(data, tmp_path, compiled):
     config = tiny.config(data, tiny.FULL)
+    jax.clear_caches()  # what another test has compiled in this process would not be kept
     train.train_and_evaluate(config, tmp_path / "before")
     entries = sorted(path for path in compiled.iterdir() if path.name.endswith("-cache"))
     assert len(entries) >= 5

@@ -51,6 +51,9 @@ WRONG = {
     "Search('a.py', {'a': choice(1)}, trials=1, pruner='x')": "pruner='x': must be one of hyper",
     "Search('a.py', {'a': choice(1)}, trials=1, always={'a': 1})": "a: in space and in always",
     "3": r"get_sweep\(\) has to return",
+    "Ablation('a.py', {'a': None})": "something in it is of another type",
+    "Search('a.py', [], trials=3)": "something in it is of another type",
+    "exit(0)": "line 3: SystemExit: 0",
     "1 / 0": "line 3: ZeroDivisionError: division by zero",
     "Ablation()": "line 3: TypeError",
 }

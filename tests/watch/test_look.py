@@ -125,6 +125,12 @@ def test_states_of_a_life(tmp_path, folder):
     assert watched.look().state == "stopped"
 
 
+def test_an_empty_config_is_one_line(folder):
+    (folder / "config.json").write_text("")
+    with pytest.raises(UserError, match=r"config\.json cannot be read"):
+        look.Watch(folder).look()
+
+
 def test_a_run_imported_without_data_has_nothing_to_train_on(folder):
     (folder / "data.json").write_text(json.dumps({"splits": {"train": {"examples": 0}}}))
     view = look.Watch(folder).look()
