@@ -205,8 +205,8 @@ def load_experiment(path_and_argument: str) -> ml_collections.ConfigDict:
     if not file.is_file():
         near = sorted(p.as_posix() for p in pathlib.Path("configs").glob("*.py"))
         raise UsageError(f"--config={path}: no such file{config_lib.nearest(path, near)}")
-    arguments = (argument,) if argument else ()
-    config = run_file(path, lambda module: module.get_config(*arguments))
+    given = (argument,) if argument else ()
+    config = run_file(path, lambda module: module.get_config(*given))
     if not isinstance(config, ml_collections.ConfigDict):
         raise UsageError(f"{path}: get_config() has to return imgclass.config.defaults(), changed")
     return config

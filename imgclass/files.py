@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from imgclass.errors import UserError
+from imgclass.errors import UsageError, UserError
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
@@ -17,7 +17,7 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     Raises:
       OSError: it cannot be written; its `filename` is `path`, whatever failed.
     """
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # another process has its own
     try:
         with part.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -52,17 +52,22 @@ def writing(path: str | pathlib.Path) -> Iterator[None]:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
+def check_figure(path: pathlib.Path) -> None:
+    """Raises UsageError if the name ends in neither .png nor .svg."""
+    if path.suffix not in (".png", ".svg"):
+        raise UsageError(f"--plot={path}: its name has to end in .png or .svg")
+
+
 def save_figure(figure: Any, path: pathlib.Path, dpi: int = 100) -> None:
-    """Writes a matplotlib figure in the format of the name's ending, equal figures as equal bytes.
+    """Writes a matplotlib figure, equal figures as equal bytes.
 
     Raises:
-      UserError: it cannot be written, or the ending is none that matplotlib knows.
+      UsageError: the name ends in neither .png nor .svg.
+      UserError: it cannot be written.
     """
     import matplotlib as mpl
 
+    check_figure(path)
     undated = {"Date": None} if path.suffix == ".svg" else None
-    try:
-        with writing(path), mpl.rc_context({"svg.hashsalt": "imgclass"}):
-            figure.savefig(path, dpi=dpi, metadata=undated)
-    except ValueError as error:
-        raise UserError(f"{path}: cannot be drawn ({error})") from None
+    with writing(path), mpl.rc_context({"svg.hashsalt": "imgclass"}):
+        figure.savefig(path, dpi=dpi, metadata=undated)

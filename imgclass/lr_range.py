@@ -151,10 +151,11 @@ def _valley(losses: np.ndarray) -> int:
 
 
 def draw(curve: Curve, marks: dict[str, float], path: str) -> None:
-    """Draws losses over rates, and the suggestions, to a file; its ending says of what kind.
+    """Draws losses over rates, and the suggestions, to a file.
 
     Raises:
-      UserError: the file cannot be written, or its ending is unknown.
+      UsageError: its name ends in neither .png nor .svg.
+      UserError: the file cannot be written.
     """
     from matplotlib.figure import Figure
 

@@ -172,14 +172,8 @@ def check_config(
 
     Raises:
       UsageError: listing every difference, if there is one that was not allowed.
-      UserError: the folder has checkpoints, and no config is there to compare with.
     """
     if not (folder / "config.json").exists():
-        if next((folder / "checkpoints").glob("*/manifest.json"), None):
-            raise UserError(
-                f"{folder} has checkpoints and no config.json to say what they are of: put it "
-                "back, or use a new --workdir"
-            )
         return []
     changes = config_lib.difference(load_config(folder), config)
     said = [f"{key}: {old!r} then, {new!r} now" for key, (old, new) in changes.items()]

@@ -125,7 +125,8 @@ class RunLog:
             for bad in files:
                 self._say("left out of %s: %s: %s", role, bad.name, bad.reason)
             if files:
-                self._say("left out of %s: %d bad file%s", role, len(files), "s"[: len(files) > 1])
+                many = "s" if len(files) > 1 else ""
+                self._say("left out of %s: %d bad file%s", role, len(files), many)
         self._say(
             "%s, %s parameters; steps %d to %d of %d examples on %d %s; in %s",
             task.config.model.name,

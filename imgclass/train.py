@@ -105,6 +105,11 @@ def _settle_and_train(
         plan = make_plan(config, len(data.splits["train"]))
         saved = checkpoint.Checkpoints(folder / "checkpoints", config.checkpoint.keep)
         done = saved.steps()
+        if done and not (folder / "config.json").exists():
+            raise UserError(
+                f"{folder} has checkpoints and no config.json to say what they are of: put it "
+                "back, or use a new --workdir"
+            )
         if changes and done and done[-1] == plan.total == _result_steps(folder):
             # Else they would be said of weights that never saw them.
             if lead:

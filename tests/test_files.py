@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import resource
 import signal
 
@@ -26,10 +27,12 @@ def file_size_limit(size):
 def test_atomic_writes_leave_the_old_or_the_new(tmp_path):
     path = tmp_path / "a.json"
     files.write_atomically(path, "old")
+    another = tmp_path / f"a.json.{os.getpid() + 1}.part"  # what another process is writing
+    another.touch()
     with file_size_limit(10), pytest.raises(OSError, match=r".") as raised:
         files.write_atomically(path, "n" * 1000)
     assert raised.value.filename == str(path)
     assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
+    assert sorted(tmp_path.iterdir()) == [path, another]
     files.write_atomically(path, json.dumps("new"))
     assert json.loads(path.read_text()) == "new"

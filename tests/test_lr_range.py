@@ -159,7 +159,7 @@ def test_the_verb_prints_the_flag_to_use(tmp_path, capsys):
         (["--config.train.batch_size=many"], "must be a whole number"),
         (["--low=1", "--high=0.5"], "lr-find needs 0 < low < high"),
         (["--high=inf"], "lr-find needs 0 < low < high"),
-        (["--plot=curve.txt"], "has to end in .png, .svg or .pdf"),
+        (["--plot=curve.txt"], "has to end in .png or .svg"),
     ],
 )
 def test_a_mistake_is_a_line(tmp_path, capsys, words, message):
@@ -169,11 +169,20 @@ def test_a_mistake_is_a_line(tmp_path, capsys, words, message):
     assert len(err.splitlines()) == 1
 
 
+@needs_matplotlib
+def test_the_rate_is_said_even_if_the_plot_cannot_be_written(tmp_path, capsys):
+    words = (f"--plot={tmp_path / 'nowhere' / 'a.png'}", "--low=1e-4", "--high=1", "--steps=40")
+    status, out, err = run(capsys, experiment(tmp_path), *words)
+    assert status == 1
+    assert "--config.optim.lr=" in out
+    assert err == f"{tmp_path}/nowhere/a.png: cannot be written (No such file or directory)\n"
+
+
 def test_a_plot_that_cannot_be_written_is_a_line(tmp_path):
     pytest.importorskip("matplotlib")
     with pytest.raises(UserError, match=r"nowhere.*cannot be written"):
         lr_range.draw(
             curve(np.arange(30.0)[::-1]), {"valley": 1.0}, str(tmp_path / "nowhere/a.png")
         )
-    with pytest.raises(UserError, match=r"a\.what: cannot be drawn"):
+    with pytest.raises(UserError, match=r"a\.what: its name has to end in \.png or \.svg"):
         lr_range.draw(curve(np.arange(30.0)[::-1]), {}, str(tmp_path / "a.what"))

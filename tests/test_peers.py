@@ -78,6 +78,7 @@ def test_another_failure_ends_this_one_if_it_does_not_end_itself(store):
         (UserError("bad.png: truncated\nsecond line"), ["bad.png: truncated", 1]),
         (UsageError("no"), ["no", 2]),
         (KeyError("x"), ["KeyError: 'x'", 1]),
+        (AssertionError(), ["AssertionError", 1]),
         (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: x"),
          ["JaxRuntimeError: RESOURCE_EXHAUSTED: x", 1]),
     ],

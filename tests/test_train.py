@@ -14,6 +14,7 @@ from imgclass.data import order
 from imgclass.errors import UsageError, UserError
 from imgclass.evaluate import score
 from imgclass.signals import Preempted
+from imgclass.state import eval_variables
 from tests import tiny
 
 
@@ -188,11 +189,19 @@ def test_a_finished_run_is_left_alone(data, tmp_path, caplog):
     ],
 )
 def test_an_average_that_no_step_reaches_is_warned_of(data, tmp_path, changes, caplog):
-    run(data, tmp_path / "a", changes)
+    state = run(data, tmp_path / "a", changes)
+    # Whatever the rate, they are the same weights: those before the first step.
+    other = run(data, tmp_path / "c", changes | {"optim.lr": 0.5})
+    for one, same in zip(*map(jax.tree.leaves, map(eval_params, (state, other))), strict=True):
+        np.testing.assert_array_equal(one, same)
     assert "=7: a run of 6 steps ends with the weights it began with" in caplog.text
     caplog.clear()
     run(data, tmp_path / "b", {key: 6 if value == 7 else value for key, value in changes.items()})
     assert "began with" not in caplog.text
+
+
+def eval_params(state):
+    return eval_variables(state)["params"]
 
 
 def test_checkpoints_without_a_config_are_not_gone_on_from(data, tmp_path):

@@ -7,9 +7,7 @@ from matplotlib.figure import Figure
 
 from imgclass import files
 from imgclass.compare.table import Table
-from imgclass.errors import UsageError
 
-SUFFIXES = (".png", ".svg")
 _BLUE, _GREY = "#1f77b4", "#777777"
 
 
@@ -20,7 +18,6 @@ def draw(table: Table, path: pathlib.Path) -> None:
       UsageError: the name ends in neither .png nor .svg.
       UserError: the file cannot be written.
     """
-    check_suffix(path)
     labels = [table.label(row).replace(", ", "\n") for row in table.rows]
     lines = sum(label.count("\n") + 1 for label in labels)
     figure = Figure(figsize=(8, 1.6 + 0.22 * lines + 0.2 * len(labels)), layout="constrained")
@@ -40,9 +37,3 @@ def draw(table: Table, path: pathlib.Path) -> None:
     axes.set_xlabel(f"{table.metric} on {table.split}: mean, 95% interval, runs")
     axes.grid(axis="x", alpha=0.3)
     files.save_figure(figure, path, dpi=150)
-
-
-def check_suffix(path: pathlib.Path) -> None:
-    """Raises UsageError if the name ends in neither .png nor .svg."""
-    if path.suffix not in SUFFIXES:
-        raise UsageError(f"--plot={path}: its name has to end in {' or '.join(SUFFIXES)}")

@@ -275,8 +275,8 @@ class EvalFeed:
                 self._split, self._preprocess, self._preprocess.image_size, self._threads
             )
         self._dropped = threading.Event()  # each iteration drops its own batches
-        batches = range(len(self)), self._threads, self._ahead
-        for rows in load.in_order(self._load, *batches, self._dropped):
+        numbers, ahead = range(len(self)), self._ahead
+        for rows in load.in_order(self._load, numbers, self._threads, ahead, self._dropped):
             yield self._put(rows)
 
 

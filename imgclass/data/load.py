@@ -35,11 +35,11 @@ def in_order(
     items: Iterable[_Item],
     threads: int,
     ahead: int,
-    dropped: threading.Event,
+    dropped: threading.Event | None = None,
 ) -> Iterator[_Made]:
     """Yields make(item) of each item, in order; up to `ahead` more are being made on threads.
 
-    `dropped` is set when no more are wanted. It waits for those begun, and leaves the others.
+    When no more are wanted it sets `dropped`, waits for those begun, and leaves the others.
     """
     pending: collections.deque[concurrent.futures.Future[_Made]] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(threads, "decode") as pool:
@@ -51,7 +51,8 @@ def in_order(
             while pending:
                 yield pending.popleft().result()
         finally:
-            dropped.set()
+            if dropped is not None:
+                dropped.set()
             for future in pending:
                 future.cancel()
 

@@ -8,7 +8,6 @@ written; `verbs/evaluate.py` writes robustness.json.
 
 import collections
 import itertools
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -118,7 +117,7 @@ def _spoiled(
         start, name, severity, pictures, part = job
         return start, name, severity, corrupt(pictures, name, severity, SEED, part)
 
-    yield from load.in_order(made, jobs(), threads, threads, threading.Event())
+    yield from load.in_order(made, jobs(), threads, threads)
 
 
 def corruption_figures(

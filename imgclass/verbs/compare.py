@@ -50,7 +50,7 @@ def compare(args: argparse.Namespace) -> int:
     from imgclass.compare import plot, render, table
 
     if args.plot:
-        plot.check_suffix(pathlib.Path(args.plot))
+        files.check_figure(pathlib.Path(args.plot))
     logging.getLogger("imgclass.compare").setLevel(logging.INFO)
     by = tuple(key for key in args.by.split(",") if key)
     made = table.make(args.runs, by, args.split, args.metric, args.baseline)

@@ -75,9 +75,8 @@ def evaluate(args: argparse.Namespace) -> int:
     known = measures.figures(said).items()
     intervals = {name: [figure["low"], figure["high"]] for name, figure in known}
     result["intervals"] = intervals
-    classes = found.task.class_names
-    if len(classes) == 2:
-        result["positive"] = classes[1]
+    if len(found.task.class_names) == 2:
+        result["positive"] = found.task.class_names[1]
     if not args.json:
         views = "" if args.tta == "none" else f" ({args.tta})"
         count = f"{result['examples']:,} pictures"
@@ -86,12 +85,13 @@ def evaluate(args: argparse.Namespace) -> int:
             if name not in {*about, "examples", "intervals", "positive"}:
                 between = f"  {_between(intervals[name])}" if name in intervals else ""
                 print(f"  {name:18s} {value:.4f}{between}")
-        if len(classes) == 2:
-            print(f"  the positive class is {classes[1]}, the second of the two")
+        if "positive" in result:
+            print(f"  the positive class is {result['positive']}, the second of the two")
     extra = _robustness(args, found, data.splits[args.split], said.right, names, second)
     if extra:
+        stored = _stored(path)  # only now: another command may have written meanwhile
         with files.writing(path):
-            run.write_json(path, _stored(path) | extra)  # now: another command may have written
+            run.write_json(path, stored | extra)
     if args.json:
         print(json.dumps(run.finite(result | extra)))
     elif extra:

@@ -5,8 +5,7 @@ import json
 import pathlib
 from typing import Any
 
-from imgclass import schema
-from imgclass.errors import UsageError
+from imgclass import files, schema
 from imgclass.verbs import parsing
 
 
@@ -19,7 +18,7 @@ def add(verbs: parsing.Verbs) -> None:
     verb.add_argument("--steps", type=parsing.positive, default=100, help="default 100")
     verb.add_argument(
         "--plot",
-        metavar="FILE.png",
+        metavar="FILE.png|FILE.svg",
         default="lr_find.png",
         help="where to draw the curve (default lr_find.png); '' is nowhere",
     )
@@ -40,8 +39,8 @@ def lr_find(args: argparse.Namespace) -> int:
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
     config, _ = arguments.parse(words, values)
-    if args.plot and pathlib.Path(args.plot).suffix not in (".png", ".svg", ".pdf"):
-        raise UsageError(f"--plot={args.plot}: its name has to end in .png, .svg or .pdf")
+    if args.plot:
+        files.check_figure(pathlib.Path(args.plot))
     curve = lr_range.range_test(config, args.low, args.high, args.steps)
     found = lr_range.suggestions(curve)
     if args.json:

@@ -121,10 +121,8 @@ class Watch:
         """Raises UserError if `folder` is not there, or holds something that is no run."""
         self._folder = folder
         self._records = Records(folder / "metrics.jsonl")
-        self._config: tuple[str | None, Any] = (
-            None,
-            None,
-        )  # its text, and what that says: slow to parse
+        # Its text, and what that says, which is slow to parse.
+        self._config: tuple[str | None, Any] = (None, None)
         self._first: tuple[float, int] | None = None  # when it was first seen at work, at what step
         if not folder.is_dir():
             raise UserError(f"{folder}: there is no such folder; start the run first")

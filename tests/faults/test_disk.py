@@ -67,6 +67,22 @@ def test_a_read_only_disk_is_refused_at_once(tmp_path):
     )
 
 
+def test_a_full_disk_is_refused_at_once(tmp_path):
+    data = tiny.archive(tmp_path)
+    (tmp_path / "disk").mkdir()
+    script = """
+    mount -t tmpfs -o size=1m none "$disk"
+    head -c 2m /dev/zero > "$disk/full" 2> /dev/null
+    train; echo "status $?"
+    """
+    done = shell(script, disk=tmp_path / "disk", train=tiny.command(data, tmp_path / "disk/run"))
+    assert done.stdout == "status 1\n", done.stderr
+    assert done.stderr == (
+        f"{tmp_path}/disk/run/lock: cannot be locked (No space left on device); give a --workdir "
+        "on another disk\n"
+    )
+
+
 def test_a_folder_that_is_not_mine(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir(mode=0o755)

@@ -103,6 +103,13 @@ def many(classes, report):
     return report[1] | {"class_names": names, "measures": json.loads(json.dumps(figures))}
 
 
+def test_keys_that_were_changed_on_the_way_are_told(report):
+    changed = {"config_changed": ["optim.lr: 0.1 then, <0.5> now"]}
+    made = page.render(report[1] | changed, page.Pictures([], [], [], True))
+    assert "Changed since: optim.lr: 0.1 then, &lt;0.5&gt; now." in made
+    assert "Changed since" not in page.render(report[1], page.Pictures([], [], [], True))
+
+
 def test_many_classes_are_bounded(report):
     shown = page.Pictures([], [], [], True)
     few, lots = (page.render(many(classes, report), shown) for classes in (40, 160))

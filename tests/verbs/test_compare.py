@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 
 import pytest
@@ -145,7 +146,7 @@ def test_outcomes_that_cannot_be_stored_are_used_and_a_line_says_so(
     before = json.loads(ask(capsys, *runs, "--json")[1])
     path = outcomes.path_of(runs[0], "validation")
     path.unlink()
-    (runs[0] / "predictions-validation.npz.part").mkdir()  # where it is written first
+    (runs[0] / f"{path.name}.{os.getpid()}.part").mkdir()  # where it is written first
     assert json.loads(ask(capsys, *runs, "--json")[1]) == before
     (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert line.startswith(f"{path}: cannot be written (Is a directory)")

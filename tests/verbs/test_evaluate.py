@@ -6,7 +6,7 @@ import tempfile
 
 import pytest
 
-from imgclass import cli, looks, train
+from imgclass import cli, looks, run, train
 from imgclass.verbs import evaluate
 from tests import tiny
 
@@ -135,6 +135,42 @@ def test_a_folder_that_cannot_be_written_is_found_out_before_the_work(folder, sa
     )
     assert looks.count(folder) == before
     assert said(folder)[0] == 0  # which writes nothing
+
+
+@pytest.mark.parametrize("text", ["[1]", '"abc"'])
+def test_a_damaged_record_is_found_out_before_test_is_scored(folder, said, text):
+    (folder / "robustness.json").write_text(text)
+    before = looks.count(folder)
+    status, lines, error = said(folder, "--robustness", "--split=test")
+    assert (status, lines) == (1, [])
+    assert error == f"{folder / 'robustness.json'} is not what evaluate writes; move it away\n"
+    assert looks.count(folder) == before
+
+
+def test_what_another_command_writes_meanwhile_stays(folder, said, monkeypatch):
+    def work(*_):
+        run.write_json(folder / "robustness.json", {"shift": {"theirs": 1}})
+        return {"attacks": {"examples": 0, "accuracy": 0.0, "by_attack": []}}
+
+    monkeypatch.setattr(evaluate, "_robustness", work)
+    assert said(folder, "--robustness")[0] == 0
+    stored = json.loads((folder / "robustness.json").read_text())
+    assert stored["shift"] == {"theirs": 1}
+    assert stored["attacks"]["examples"] == 0
+
+
+def test_the_positive_class_is_named(said, tmp_path, capsys):
+    data = tiny.folder(tmp_path / "two", "train", 30)
+    for other in (data / "train").glob("class2/*"):
+        other.unlink()
+    (data / "train" / "class2").rmdir()
+    changes = {"data.name": str(data), "data.validation_split": "auto", "data.test_split": ""}
+    train.train_and_evaluate(tiny.config(data, changes), tmp_path / "run")
+    capsys.readouterr()
+    _, found, _ = said(tmp_path / "run", "--json")
+    assert found["positive"] == "class1"
+    _, lines, _ = said(tmp_path / "run")
+    assert lines[-1] == "  the positive class is class1, the second of the two"
 
 
 def test_the_mean_error_says_of_how_many():

@@ -37,6 +37,11 @@ def test_part_of_a_name_and_classes(capsys):
     assert wide["multiply_adds"] - row["multiply_adds"] == 256 * 990
 
 
+def test_weights_of_keras_are_for_the_cnn(capsys):
+    rows = json.loads(ask(capsys, "*nn*", "--json")[1])["models"]
+    assert [row["sources"] for row in rows if row["name"] == "cnn"] == [["keras"]]
+
+
 @pytest.mark.parametrize("more", [(), ("--json",)])
 def test_no_model_matches(capsys, more):
     status, out, err = ask(capsys, "resnet5O", *more)
