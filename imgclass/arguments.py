@@ -225,13 +225,12 @@ def run_file(path: str, ask: Callable[[Any], Any]) -> Any:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return ask(module)
-    except UsageError:  # it says what and where
-        raise
     except (Exception, SystemExit) as error:  # whatever the file raises is its author's to mend
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == spec.origin]
         where = f"{path}, line {lines[-1]}" if lines else path
-        raise UsageError(f"{where}: {_reason(error)}") from error
+        said = str(error) if isinstance(error, UserError) else _reason(error)
+        raise UsageError(f"{where}: {said}") from error
 
 
 def _reason(error: BaseException) -> str:

@@ -95,9 +95,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Returns "; did you mean 'x'?" for the closest known name, or ''."""
     names = list(known)
     section, _, alone = name.rpartition(".")
-    ours = _FAMILIAR.get(alone.lower(), "")
-    if ours in names and section in ("", ours.partition(".")[0]):
-        return f"; did you mean {ours!r}?"
+    if (ours := _FAMILIAR.get(alone.lower())) in names:
+        same = [n for n in names if n.startswith(f"{section}.") and n.endswith(f"_{alone}")]
+        return f"; did you mean {(same or [ours])[0]!r}?"
     last = {n.rpartition(".")[2]: n for n in reversed(names) if "/" not in n}
     right_key = last.get(name.rpartition(".")[2])  # in the wrong section
     found = [right_key] if right_key else difflib.get_close_matches(name, names, n=1, cutoff=0.6)

@@ -55,7 +55,8 @@ def range_test(config: ml_collections.ConfigDict, low: float, high: float, steps
 
     Source: Smith (2017), arXiv:1506.01186, section 3.3, with a rate that rises exponentially.
     """
-    if not 0 < np.float32(low) < np.float32(high) < np.inf or steps < FEWEST:
+    floats = np.finfo(np.float32)
+    if not floats.tiny <= low < high <= floats.max or steps < FEWEST:
         raise UsageError(
             f"lr-find needs 0 < low < high and at least {FEWEST} steps; "
             f"got low {low:g}, high {high:g}, {steps} steps"

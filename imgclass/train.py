@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import pathlib
+import re
 import time
 
 import jax
@@ -43,6 +44,8 @@ from imgclass.state import TrainState, eval_variables
 from imgclass.trainer import Trainer
 
 logger = logging.getLogger(__name__)
+# Keys that say how weights came about; a finished run's record keeps them as they were.
+_OF_TRAINING = re.compile(r"(loss|augment|optim)\.")
 AGREE_EVERY = 50  # steps, at most, between questions to the other processes whether to stop
 
 
@@ -110,12 +113,6 @@ def _settle_and_train(
                 f"{folder} has checkpoints and no config.json to say what they are of: put it "
                 "back, or use a new --workdir"
             )
-        if changes and done and done[-1] == plan.total == _result_steps(folder):
-            # Else they would be said of weights that never saw them.
-            if lead:
-                logger.warning("%s is finished: its config stays as it was", folder)
-            config, changes = run.load_config(folder), []
-            plan = make_plan(config, len(data.splits["train"]))
         if lead:
             _warn_of_averages(config.optim, plan.total)
         names = data.source.class_names
@@ -126,6 +123,11 @@ def _settle_and_train(
                 f"{folder} is at step {done[-1]}, past the {plan.total} steps it should have in "
                 "all: raise train.total_*, or use a new --workdir"
             )
+        late = [change for change in changes if _OF_TRAINING.match(change)]
+        if late and done and done[-1] == plan.total:
+            lines = [f"{folder} is at its last step, {plan.total}, and none would be trained with"]
+            ends = "Raise train.total_*, or use a new --workdir"
+            raise UsageError("\n".join([*lines, *[f"  {change}" for change in late], ends]))
         if stop:
             raise stop.too_early()
         described = dataset_lib.describe(data)
@@ -148,12 +150,6 @@ def _check_metric(metric: str, classes: int) -> None:
     needs = {"auroc": classes == 2, "top5": classes > 5}
     if not needs.get(metric, True):
         raise UsageError(f"eval.best_metric={metric!r} is not defined for {classes} classes")
-
-
-def _result_steps(folder: pathlib.Path) -> int | None:
-    """Returns the steps that a finished run says it has, None if it has not finished."""
-    result = run.load_json(folder / "result.json")
-    return result.get("steps") if isinstance(result, dict) else None
 
 
 def _warn_of_averages(cfg: ml_collections.ConfigDict, total: int) -> None:

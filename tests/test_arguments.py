@@ -153,6 +153,9 @@ def test_every_problem_is_said_at_once():
         ("--config.train.batch_size=0", "train.batch_size=0: must be a finite number, 1 or more"),
         ("--config.train.batch_size=2.5", "train.batch_size=2.5: must be a whole number"),
         ("--config.log.every_steps=0", "log.every_steps=0: must be a finite number above 0"),
+        ("--config.train.learning_rate=3", "train.learning_rate: no such key; did you mean "
+         "'optim.lr'?"),
+        ("--config.data.epochs=3", "data.epochs: no such key; did you mean 'train.total_epochs'?"),
         ("--config.eval.epochs=3", "eval.epochs: no such key; did you mean 'eval.every_epochs'?"),
         ("--config.optim.learning_rate=3", "optim.learning_rate: no such key; did you mean "
          "'optim.lr'?"),
@@ -218,6 +221,12 @@ START = "from imgclass import config\n\ndef get_config(arg=None):\n    c = confi
         ("import nowhere_to_be_found\n", "ModuleNotFoundError: No module named 'nowhere_to_be"),
         ("x = 1\n", "has no attribute 'get_config'"),
         (START + "    raise ValueError('not today')\n", ", line 5: ValueError: not today"),
+        (
+            "from imgclass.errors import UsageError as E\n"
+            + START
+            + "    raise E('not like this')\n",
+            ", line 6: not like this",
+        ),
         (START + "    c.optim.lrr = 1\n", ", line 5: no such key 'lrr'; did you mean 'optim.lr'?"),
         (START + "    c.optim.lr = 'x'\n", ", line 5: TypeError: Could not override field 'lr'"),
         (START + "    return {'a': 1}\n", "get_config() has to return imgclass.config.defaults()"),

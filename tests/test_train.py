@@ -211,18 +211,30 @@ def test_checkpoints_without_a_config_are_not_gone_on_from(data, tmp_path):
         run(data, tmp_path, {"seed": 77})
 
 
-def test_a_finished_run_keeps_the_config_it_was_trained_with(data, tmp_path, caplog):
+@pytest.mark.parametrize("result", [True, False])
+def test_a_run_at_its_last_step_keeps_what_it_was_trained_with(data, tmp_path, result):
     run(data, tmp_path)
     before = (tmp_path / "config.json").read_bytes()
-    run(data, tmp_path, {"optim.lr": 0.5}, allow_change=True)
+    if not result:  # killed between the last save and the result
+        (tmp_path / "result.json").unlink()
+    with pytest.raises(
+        UsageError, match=r"at its last step, 6, .*\n  optim\.lr: .* 0\.5 now\nRaise"
+    ):
+        run(data, tmp_path, {"optim.lr": 0.5}, allow_change=True)
     assert (tmp_path / "config.json").read_bytes() == before
-    assert "is finished: its config stays as it was" in caplog.text
     run(data, tmp_path, {"optim.lr": 0.5, "train.total_steps": 8}, allow_change=True)
     starts = json.loads((tmp_path / "environment.json").read_text())["starts"]
     changed = [start.get("config_changed") for start in starts]
-    assert changed[:2] == [None, None]
-    assert any(line.startswith("optim.lr: ") for line in changed[2])
+    assert changed[0] is None
+    assert any(line.startswith("optim.lr: ") for line in changed[1])
     assert json.loads((tmp_path / "config.json").read_text())["optim"]["lr"] == 0.5
+
+
+def test_a_finished_run_can_be_asked_for_its_report(data, tmp_path):
+    run(data, tmp_path)
+    assert not (tmp_path / "report.html").exists()
+    run(data, tmp_path, {"log.report": True}, allow_change=True)
+    assert (tmp_path / "report.html").exists()
 
 
 def test_a_run_can_be_lengthened_and_not_shortened_below_its_step(data, tmp_path):

@@ -124,13 +124,33 @@ def load(path: str) -> Ablation | Search:
     declared = arguments.run_file(path, lambda module: module.get_sweep())
     if not isinstance(declared, Ablation | Search):
         raise UsageError(f"{path}: get_sweep() has to return imgclass.sweep.Ablation or Search")
-    try:
-        problems = _problems(declared)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise UsageError(f"{path}: something in it is of another type: {error}") from error
+    problems = _wrong_types(declared) or _problems(declared)
     if problems:
         raise UsageError("\n".join(f"{path}: {problem}" for problem in problems))
     return declared
+
+
+def _wrong_types(declared: Ablation | Search) -> list[str]:
+    """Returns what `_problems`, and those that use it, could not even look at."""
+    kinds: dict[str, Any] = {"base": str, "metric": str, "always": Mapping}
+    if isinstance(declared, Ablation):
+        kinds |= {"changes": Mapping, "seeds": int | Sequence}
+    else:
+        kinds |= {"space": Mapping, "trials": int, "sampler": str, "pruner": str, "seed": int}
+    found = [
+        f"{name}={getattr(declared, name)!r}: of another type than sweeps have there"
+        for name, kind in kinds.items()
+        if not isinstance(getattr(declared, name), kind)
+    ]
+    if found or not isinstance(declared, Ablation):
+        return found
+    if isinstance(declared.seeds, Sequence) and not all(type(s) is int for s in declared.seeds):
+        found.append(f"seeds={declared.seeds!r}: must be whole numbers")
+    return found + [
+        f"changes: {name!r}: must be {{'section.key': value}}, not {keys!r}"
+        for name, keys in declared.changes.items()
+        if not (isinstance(name, str) and isinstance(keys, Mapping))
+    ]
 
 
 def _problems(declared: Ablation | Search) -> list[str]:

@@ -100,9 +100,9 @@ class Records:
         for line in whole.split(b"\n"):
             try:
                 record = json.loads(line)
-                if not isinstance(record["split"], str) or int(record["step"]) < 0:
+                if type(record["step"]) is not int or not isinstance(record["split"], str):
                     continue
-            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue  # damaged: the run itself says so when it goes on
             self.found.append(record)
 

@@ -84,7 +84,9 @@ def test_a_line_half_written_is_read_when_it_is_whole(folder, held):
 
 def test_damaged_lines_are_passed_over(folder, held):
     text = record(4) + "\x00\x00\n[]\n{}\n"
-    text += '{"step": 5, "split": []}\n{"step": 1e400, "split": "train"}\n' + record(6)
+    for step, split in (("5", "[]"), ("1e400", '"train"'), ('"5"', '"train"')):
+        text += f'{{"step": {step}, "split": {split}}}\n'
+    text += record(6)
     (folder / "metrics.jsonl").write_text(text)
     assert [r["step"] for r in look.Watch(folder).look().records] == [4, 6]
 
