@@ -14,7 +14,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import ml_collections
 from absl import app, flags
 from absl import logging as absl_logging
@@ -54,7 +53,7 @@ def _guarded(function: Callable, *args: Any) -> Any:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    except (MemoryError, RuntimeError, ValueError) as error:  # JAX's is one of the last two
         if _debugging() or not is_out_of_memory(error):
             raise
         sys.stderr.write(

@@ -21,14 +21,14 @@ import re
 import shutil
 import sys
 import threading
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
-from imgclass import files, parallel
+from imgclass import files, parallel, peers
 from imgclass.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ class Checkpoints:
             else:  # Orbax meets the other processes in this, which only the main thread may do
                 self._begin(target, arrays)
         except (OSError, ValueError, RuntimeError) as error:
-            raise _save_failed(target, error) from error
+            _raise_save_failed(target, error)
 
         def finish() -> None:
             try:
@@ -159,7 +159,7 @@ class Checkpoints:
             self._thread = None
         if self._error is not None:
             error, self._error = self._error, None
-            raise _save_failed(self._folder, error) from error
+            _raise_save_failed(self._folder, error)
 
     def close(self) -> None:
         """Waits for the save under way and frees Orbax's threads; other processes may be gone."""
@@ -290,14 +290,16 @@ def _check_room(target: pathlib.Path, state: Any) -> None:
         raise OSError(errno.ENOSPC, words)
 
 
-def _save_failed(path: pathlib.Path, error: BaseException) -> UserError:
+def _raise_save_failed(path: pathlib.Path, error: BaseException) -> NoReturn:
+    if peers.is_broken(error):  # in a collective, which the disk did not break
+        raise error
     said = error.strerror if isinstance(error, OSError) else None
     reason = ((said or str(error)).strip().splitlines() or [type(error).__name__])[0]
     cause = re.search(r": ([^:]+) \[os_error_code=", reason)  # TensorStore's, after three paths
-    return UserError(
+    raise UserError(
         f"{path}: the checkpoint could not be written ({cause[1] if cause else reason}). Earlier "
         "checkpoints are kept; make room or mend the disk, then run the same command to go on"
-    )
+    ) from error
 
 
 def _named(tree: Any) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
-    except (MemoryError, RuntimeError) as error:  # JAX's is one of the second
+    except (MemoryError, RuntimeError, ValueError) as error:  # JAX's is one of the last two
         if args.debug or not is_out_of_memory(error):
             raise
         why = first_line(error)

@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import socket
 import sys
 import threading
@@ -38,6 +39,19 @@ _FAILED, _ALIVE, _LEFT = "imgclass/failed/", "imgclass/alive/", "imgclass/left/"
 _LEAD = "imgclass/lead"  # the port at which process 0 takes the others' connections
 _GOODBYE = b"."
 _heartbeat = HEARTBEAT
+
+
+def is_broken(error: BaseException) -> bool:
+    """Returns whether a compiled program failed, perhaps since another process is lost.
+
+    JAX raises its own error where an array is read, and where a program is called for a second time
+    a ValueError that says the same: it begins with XLA's status, as TensorStore's do, which name an
+    error of the system. Too little memory is no such failure.
+    """
+    text = str(error)
+    status = re.match("[A-Z_]{5,}: ", text) and "[os_error_code=" not in text
+    of_jax = isinstance(error, jax.errors.JaxRuntimeError)
+    return bool(of_jax or (status and type(error) is ValueError)) and not is_out_of_memory(error)
 
 
 def _client() -> Any:
@@ -218,8 +232,7 @@ class _Watch:
         """Tells the others, unless one of them was the cause; then this process ends here."""
         status = getattr(error, "exit_status", 1)
         text = first_line(error)
-        broken = isinstance(error, jax.errors.JaxRuntimeError) and not is_out_of_memory(error)
-        if broken:  # a collective has perhaps lost the other side: which, the lead will find out
+        if is_broken(error):  # has a collective lost the other side? The lead finds out
             until = time.monotonic() + _heartbeat + 4 * INTERVAL
             while self._found is None and time.monotonic() < until:
                 time.sleep(0.05)

@@ -306,6 +306,7 @@ def test_parsing_leaves_logging_alone():
     [
         (MemoryError("Unable to allocate 9 TiB"), 1),
         (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), 1),
+        (ValueError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), 1),
     ],
 )
 def test_running_out_of_memory_is_one_line(error, expected, capsys):

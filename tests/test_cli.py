@@ -358,6 +358,7 @@ def test_a_file_that_is_spoken_of_nowhere_else_is_named(capsys, folder, monkeypa
     [
         MemoryError("Unable to allocate 9 TiB"),
         jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"),
+        ValueError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"),
     ],
 )
 def test_running_out_of_memory_is_one_line(capsys, folder, monkeypatch, error):

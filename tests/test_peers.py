@@ -81,6 +81,7 @@ def test_another_failure_ends_this_one_if_it_does_not_end_itself(store):
         (AssertionError(), ["AssertionError", 1]),
         (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: x"),
          ["JaxRuntimeError: RESOURCE_EXHAUSTED: x", 1]),
+        (ValueError("UNKNOWN thing"), ["ValueError: UNKNOWN thing", 1]),
     ],
 )  # fmt: skip
 def test_an_error_is_told(store, error, told):
@@ -90,12 +91,29 @@ def test_an_error_is_told(store, error, told):
     assert store.left == []
 
 
-def test_a_broken_collective_is_put_down_to_the_process_that_is_lost(store, monkeypatch):
+@pytest.mark.parametrize("kind", [jax.errors.JaxRuntimeError, ValueError])
+def test_a_broken_collective_is_put_down_to_the_process_that_is_lost(store, monkeypatch, kind):
     monkeypatch.setattr(peers, "INTERVAL", 0.15)  # four of them are the slack, on a busy machine
     store[f"{peers._ALIVE}1"] = "1.0"
-    with pytest.raises(jax.errors.JaxRuntimeError), peers.watched():  # `leave` would not return
-        raise jax.errors.JaxRuntimeError("Gloo: connection closed by peer")
+    with pytest.raises(kind), peers.watched():  # `leave` would not return
+        raise kind("UNKNOWN: Gloo AllGather failed: Connection reset by peer")
     assert store.left[0] == ("process 1 failed: lost, no sign of life for 0.6 s", 69)
+
+
+@pytest.mark.parametrize(
+    ("error", "broken"),
+    [
+        (ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer"), True),
+        (jax.errors.JaxRuntimeError("Gloo: connection closed by peer"), True),
+        (ValueError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), False),
+        (ValueError("OUT_OF_RANGE: Error writing: File too large [os_error_code='27']"), False),
+        (ValueError("UNKNOWN thing"), False),
+        (KeyError("UNKNOWN: thing"), False),
+        (UserError("UNKNOWN: thing"), False),
+    ],
+)
+def test_a_program_that_failed_is_known(error, broken):
+    assert peers.is_broken(error) is broken
 
 
 def test_a_lost_process_is_not_waited_for_to_say_goodbye(store, monkeypatch):

@@ -319,6 +319,32 @@ def test_without_heartbeats_the_watchdog_ends_the_one_that_waits(tmp_path):
         assert "(most recent call first)" in said()[0]
 
 
+# By then the other one waits in that collective: of a save, or of the agreement on what comes next.
+DIES = """
+import os, time
+from jax.experimental import multihost_utils
+real, calls = multihost_utils.process_allgather, []
+def process_allgather(*args, **kwargs):
+    calls.append(0)
+    if len(calls) == {call}:
+        time.sleep(1)
+        os.kill(os.getpid(), 9)
+    return real(*args, **kwargs)
+multihost_utils.process_allgather = process_allgather
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", [40, 60])
+def test_a_process_lost_in_a_collective_is_named(tmp_path, call):
+    """JAX raises a ValueError there and no error of its own."""
+    patches = ["", DIES.format(call=call)]
+    with two(tmp_path, LASTING, "--heartbeat_seconds=5", patches=patches) as (started, said):
+        assert started[1].wait(timeout=150) == -9, said()[1]
+        assert started[0].wait(timeout=60) == 69, said()[0]
+        assert "process 1 failed: lost, no sign of life for 5 s" in said()[0].splitlines()
+
+
 # At step 12, outside everything that the processes do together.
 FAILS = """
 from imgclass.data import feed
